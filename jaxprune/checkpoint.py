@@ -1,0 +1,222 @@
+"""Pytrees on disk: saved whole or not at all, checked when they are read.
+
+A checkpoint is a folder::
+
+    arrays/       the arrays, as orbax writes a nested dict: any program with orbax reads them
+    leaves.json   place, shape, data type and CRC-32 of every array
+
+orbax stores arrays only, none without elements, and gives named tuples back as dicts;
+``leaves.json`` closes these gaps and tells a damaged checkpoint from a whole one. Nothing is
+pickled, so reading a checkpoint runs no code of whoever wrote it.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.errors import UserError
+
+Key = tuple[str | int, ...]
+"""Place of a leaf: names in dicts, named tuples and dataclasses, indices in lists and tuples."""
+
+_FORMAT = 1
+_ARRAYS = "arrays"
+_LEAVES = "leaves.json"
+
+
+def save(path: str | os.PathLike[str], tree: Any) -> None:
+    """Writes a pytree of arrays to the folder ``path``; what was there stays until it is complete.
+
+    The new checkpoint is written beside the old one and then takes its name, so that a process
+    killed at any moment leaves the old or the new one, never a mixture.
+
+    Args:
+      path: Folder of the checkpoint; relative paths are resolved, missing parents made.
+      tree: Any pytree whose leaves are arrays or numbers. Keys of dicts must be strings.
+
+    Raises:
+      ValueError: A leaf is no array (a string, an object), or a dict has a key that is no string.
+      OSError: The folder cannot be written.
+    """
+    import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
+
+    path = Path(path).expanduser().resolve()
+    leaves = [(key, _array(key, leaf)) for key, leaf in _leaves(tree)]
+    manifest = {
+        "format": _FORMAT,
+        "leaves": [
+            {
+                "key": list(key),
+                "shape": list(array.shape),
+                "dtype": array.dtype.name,
+                "crc32": _checksum(array),
+            }
+            for key, array in leaves
+        ],
+    }
+    stored = _nested_dict((key, array) for key, array in leaves if array.size)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
+    try:
+        if stored:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(fresh / _ARRAYS, stored)
+        (fresh / _LEAVES).write_text(json.dumps(manifest) + "\n")
+        fresh.chmod(0o755)  # a temporary folder keeps others out, a checkpoint is an ordinary one
+        _replace(path, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def load(path: str | os.PathLike[str], like: Any = None) -> Any:
+    """Reads a checkpoint into numpy arrays.
+
+    Args:
+      path: Folder that `save` wrote.
+      like: A pytree with the structure to give back, for instance the ``init(...)`` of the state
+        that was saved. Its leaves only mark places: shapes and types are those of the checkpoint,
+        so an archive that grew comes back at its size. Without it, dicts, named tuples and
+        dataclasses come back as dicts, lists and tuples as lists, and containers without any array
+        not at all.
+
+    Returns:
+      The pytree, with `numpy.ndarray` leaves.
+
+    Raises:
+      UserError: There is no checkpoint at ``path``, it is damaged, or it does not fit ``like``.
+    """
+    path = Path(path).expanduser().resolve()
+    if not exists(path):
+        raise UserError(f"no checkpoint at {path}")
+    leaves = _read(path)
+    if like is None:
+        return _nested(leaves)
+
+    wanted = [key for key, _ in _leaves(like)]
+    if set(wanted) != set(leaves):
+        missing = sorted(_name(key) for key in set(wanted) - set(leaves))
+        extra = sorted(_name(key) for key in set(leaves) - set(wanted))
+        raise UserError(
+            f"the checkpoint {path} belongs to another configuration or version: "
+            f"{len(missing)} arrays missing {missing[:3]}, {len(extra)} not expected {extra[:3]}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[key] for key in wanted])
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Says whether a checkpoint is there, after undoing a replacement that was killed half way."""
+    path = Path(path).expanduser().resolve()
+    if not path.exists():
+        for old in path.parent.glob(f".{path.name}.*.old"):
+            old.rename(path)
+            break
+    return (path / _LEAVES).is_file()
+
+
+def _replace(path: Path, fresh: Path) -> None:
+    """Gives ``fresh`` the name ``path``, keeping what had that name until then."""
+    if path.exists():
+        # A folder cannot be renamed onto another: for a moment only `.old` is there, and if the
+        # process is killed in it, `exists` puts it back.
+        path.rename(fresh.with_suffix(".old"))
+    fresh.rename(path)
+    for old in path.parent.glob(f".{path.name}.*.old"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[Key, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    try:
+        manifest = json.loads((path / _LEAVES).read_text())
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
+        stored = {}
+        if any(0 not in leaf["shape"] for leaf in manifest["leaves"]):
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                stored = checkpointer.restore(path / _ARRAYS)
+        return {tuple(leaf["key"]): _checked(leaf, stored) for leaf in manifest["leaves"]}
+    except Exception as error:  # orbax and tensorstore raise whatever their storage layers raise
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"the checkpoint {path} is damaged ({type(error).__name__}: {reason:.160}): "
+            "remove that folder to have it made again"
+        ) from error
+
+
+def _checked(leaf: dict[str, Any], stored: Any) -> np.ndarray:
+    """One array of the manifest, from the nested dict ``stored``, equal to what was written."""
+    shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    for part in leaf["key"] or ("",):
+        stored = stored[str(part)]
+    array = np.asarray(stored)
+    if (array.shape, array.dtype, _checksum(array)) != (shape, dtype, leaf["crc32"]):
+        raise ValueError(f"{_name(leaf['key'])} is not what was written")
+    return array
+
+
+def _leaves(tree: Any) -> list[tuple[Key, Any]]:
+    return [
+        (tuple(_key_part(entry) for entry in path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def _key_part(entry: Any) -> str | int:
+    match entry:
+        case jax.tree_util.DictKey(key=str(name)) | jax.tree_util.GetAttrKey(name=name):
+            return name
+        case jax.tree_util.SequenceKey(idx=index) | jax.tree_util.FlattenedIndexKey(key=index):
+            return index
+    raise ValueError(f"a checkpoint needs dicts with strings as keys, not {entry}")
+
+
+def _array(key: Key, leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    if array.dtype.kind in "OUSMm":
+        raise ValueError(f"a checkpoint holds arrays and numbers; {_name(key)} is {leaf!r:.80}")
+    return array
+
+
+def _name(key: Iterable[str | int]) -> str:
+    return "/".join(map(str, key)) or "the array"
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.size else 0
+
+
+def _nested_dict(leaves: Iterable[tuple[Key, np.ndarray]]) -> dict[str, Any]:
+    """The nested dict that orbax stores; indices become strings, a lone array gets the name ''."""
+    tree: dict[str, Any] = {}
+    for key, array in leaves:
+        *parents, last = key or ("",)
+        node = tree
+        for part in parents:
+            node = node.setdefault(str(part), {})
+        node[str(last)] = array
+    return tree
+
+
+def _nested(leaves: dict[Key, np.ndarray]) -> Any:
+    """Dicts and lists as the keys have them."""
+    if list(leaves) == [()]:
+        return leaves[()]
+    children: dict[str | int, dict[Key, np.ndarray]] = {}
+    for (first, *rest), array in leaves.items():
+        children.setdefault(first, {})[tuple(rest)] = array
+    nested = {part: _nested(below) for part, below in children.items()}
+    if nested and all(isinstance(part, int) for part in nested):
+        return [nested[index] for index in sorted(nested)]
+    return nested
