@@ -1,0 +1,71 @@
+"""Structured pruning for JAX.
+
+    structure = jaxprune.trace(apply, params, x)         # which channels go together
+    masks = structure.full_masks()                       # {group: [size]}, 1 = keep, 0 = remove
+    masked = jaxprune.masked(apply, structure)           # masked(params, masks, x)
+    small = jaxprune.compact(apply, structure, params, masks)  # small(small.params, x)
+
+The names below load their modules when they are first used, so that `jaxprune.optim` can be
+imported without the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxprune.dependency import (
+        CompactNetwork,
+        CouplingError,
+        Frozen,
+        Group,
+        Structure,
+        compact,
+        masked,
+        trace,
+    )
+    from jaxprune.errors import UserError
+    from jaxprune.evaluate import Scores, evaluate
+    from jaxprune.export import LoadedNetwork, load
+    from jaxprune.problem import Archive, Problem, SearchResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Archive",
+    "CompactNetwork",
+    "CouplingError",
+    "Frozen",
+    "Group",
+    "LoadedNetwork",
+    "Problem",
+    "Scores",
+    "SearchResult",
+    "Structure",
+    "UserError",
+    "compact",
+    "evaluate",
+    "load",
+    "masked",
+    "trace",
+]
+
+_HOMES = {
+    "jaxprune.dependency": (
+        "CompactNetwork CouplingError Frozen Group Structure compact masked trace"
+    ),
+    "jaxprune.errors": "UserError",
+    "jaxprune.evaluate": "Scores evaluate",
+    "jaxprune.export": "LoadedNetwork load",
+    "jaxprune.problem": "Archive Problem SearchResult",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,19 @@
+"""Which channels of a network must be removed together, found from the jaxpr of any function."""
+
+from jaxprune.dependency.atoms import CouplingError
+from jaxprune.dependency.compaction import CompactNetwork, compact
+from jaxprune.dependency.groups import Frozen, Group, Masks, Structure
+from jaxprune.dependency.masking import masked
+from jaxprune.dependency.trace import trace
+
+__all__ = [
+    "CompactNetwork",
+    "CouplingError",
+    "Frozen",
+    "Group",
+    "Masks",
+    "Structure",
+    "compact",
+    "masked",
+    "trace",
+]

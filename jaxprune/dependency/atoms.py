@@ -1,0 +1,137 @@
+"""Atoms: one identity for every position of every axis, merged by a union-find.
+
+Two positions that must be removed together carry the same atom in the end. Atom 0 stands for every
+position that can never be removed, so that axes without channels (batch, space) cost nothing.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+FIXED = 0
+"""The atom of positions that are never removed."""
+
+Axis = np.ndarray
+"""int64 [size]: the atom of each position of one axis."""
+
+Axes = tuple[Axis, ...]
+"""The atoms of a value: one array for each of its axes."""
+
+_NO_REASON = np.iinfo(np.int64).max
+
+
+class CouplingError(ValueError):
+    """A function couples or fixes channels that the structure holds to be free."""
+
+
+class Reason(NamedTuple):
+    """Why atoms cannot be removed."""
+
+    message: str
+    source: str  # "file:line (function)" of the equation, or "" where there is none
+
+
+def fixed_axis(size: int) -> Axis:
+    """An axis of `size` positions that are never removed."""
+    return np.zeros(size, np.int64)
+
+
+class AtomTable:
+    """A union-find over atoms, vectorised over arrays of them.
+
+    Args:
+      channels: the number of atoms, 1 to `channels`, that must stay distinct and removable. It is 0
+        when a structure is being found, and the number of its channels when another function of the
+        same parameters is analysed.
+    """
+
+    def __init__(self, channels: int = 0):
+        self.channels = channels
+        self.reasons: list[Reason] = []
+        self._size = channels + 1
+        capacity = max(1024, 2 * self._size)
+        self._parent = np.arange(capacity)
+        self._frozen = np.zeros(capacity, bool)
+        self._frozen[FIXED] = True
+        self._reason = np.full(capacity, _NO_REASON)
+
+    def fresh(self, size: int) -> Axis:
+        """New removable atoms for an axis; an axis of one position is never removed."""
+        if size <= 1:
+            return fixed_axis(size)
+        first, self._size = self._size, self._size + size
+        while self._size > len(self._parent):
+            grown = 2 * len(self._parent)
+            self._parent = np.concatenate([self._parent, np.arange(len(self._parent), grown)])
+            self._frozen = np.concatenate([self._frozen, np.zeros_like(self._frozen)])
+            self._reason = np.concatenate([self._reason, np.full_like(self._reason, _NO_REASON)])
+        return np.arange(first, self._size)
+
+    def find(self, atoms: Axis) -> Axis:
+        """The representative of each atom's class: the smallest atom in it."""
+        roots = self._parent[atoms]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._parent[atoms] = roots
+        return roots
+
+    def removable(self, atoms: Axis) -> np.ndarray:
+        """bool [size]: which positions may be removed as far as is known now."""
+        return ~self._frozen[self.find(atoms)]
+
+    def reason(self, atom: int) -> Reason | None:
+        """Why the atom's class is frozen, if a reason was given."""
+        index = self._reason[self.find(np.array([atom]))[0]]
+        return None if index == _NO_REASON else self.reasons[index]
+
+    def freeze(self, atoms: Axis, reason: Reason) -> None:
+        """Forbids the removal of the atoms' classes.
+
+        Raises:
+          CouplingError: one of them is a channel that must stay removable.
+        """
+        roots = np.unique(self.find(atoms))
+        roots = roots[~self._frozen[roots]]
+        if not len(roots):
+            return
+        if roots[0] <= self.channels:
+            raise CouplingError(_located(reason))
+        self._frozen[roots] = True
+        self._reason[roots] = len(self.reasons)
+        self.reasons.append(reason)
+
+    def unite(self, left: Axis, right: Axis, reason: Reason) -> None:
+        """Makes positions of two axes of one size stand or fall together.
+
+        `reason` says what couples them; it is recorded where one of the two is never removed.
+        """
+        if left is right or np.array_equal(left, right):
+            return
+        fixed = (left == FIXED) | (right == FIXED)
+        if fixed.any():
+            self.freeze(np.where(left == FIXED, right, left)[fixed], reason)
+            left, right = left[~fixed], right[~fixed]
+        first_left, first_right = self.find(left), self.find(right)
+        a, b = first_left, first_right
+        while (differ := a != b).any():
+            low, high = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
+            if high.min() <= self.channels:
+                raise CouplingError(_located(reason))
+            np.minimum.at(self._parent, high, low)
+            a, b = self.find(a), self.find(b)
+        merged = np.concatenate([first_left, first_right])
+        frozen = self._frozen[merged]
+        if not frozen.any():
+            return
+        roots = self.find(merged[frozen])
+        if roots.min() <= self.channels:
+            raise CouplingError(_located(reason))
+        self._frozen[roots] = True
+        np.minimum.at(self._reason, roots, self._reason[merged[frozen]])
+
+
+def _located(reason: Reason) -> str:
+    return f"{reason.message} at {reason.source}" if reason.source else reason.message

@@ -1,0 +1,165 @@
+"""From a function of parameters to the structure of its channels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.dependency.atoms import FIXED, AtomTable, Reason, fixed_axis
+from jaxprune.dependency.groups import Structure, build_structure
+from jaxprune.dependency.program import Program, analyse
+
+
+def trace(
+    apply: Callable[..., Any],
+    params: Any,
+    *inputs: Any,
+    prune_inputs: bool = False,
+    ignore: Sequence[str] = (),
+) -> Structure:
+    """Finds which channels of a network must be removed together.
+
+    The function is traced once with abstract values: nothing is computed. A channel may be removed
+    when it is produced by one layer (a convolution, a matrix product) and read by another, and
+    everything in between has a rule; what no rule covers is frozen, and `structure.frozen` says by
+    what. The outputs of the function stay whole, and so do its inputs.
+
+    Args:
+      apply: `apply(params, *inputs)` in inference mode. Trace it in the mode in which it returns
+        only predictions: whatever it returns cannot be pruned.
+      params: any pytree of arrays or `jax.ShapeDtypeStruct`. If it is a mapping with an entry
+        "params", as Flax's variables are, only that entry counts as parameters.
+      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first leaf counts
+        as the batch: costs are per example.
+      prune_inputs: may features of the inputs be removed? They then form groups of their own, named
+        "input". Works for inputs that a matrix product or convolution reads by features.
+      ignore: `fnmatch` patterns of layer paths whose channels must all stay.
+
+    Returns:
+      The structure. `print` shows it as a table.
+
+    Raises:
+      ValueError: a pattern in `ignore` matches no layer.
+    """
+    leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    leaves = [_abstract(leaf) for _, leaf in leaves_with_paths]
+    names = [tuple(map(_key_name, path)) for path, _ in leaves_with_paths]
+    flax_like = any(name[:1] == ("params",) for name in names)
+    counted = [
+        (name[:1] == ("params",) if flax_like else True) and np.issubdtype(leaf.dtype, np.inexact)
+        for name, leaf in zip(names, leaves, strict=True)
+    ]
+    paths = ["/".join(name[1:] if flax_like and len(name) > 1 else name) for name in names]
+    input_leaves, inputs_tree = jax.tree.flatten(inputs)
+    input_leaves = [_abstract(leaf) for leaf in input_leaves]
+
+    table = AtomTable()
+    axes = [tuple(table.fresh(size) for size in leaf.shape) for leaf in leaves]
+    for leaf in input_leaves:
+        free = table.fresh if prune_inputs else fixed_axis
+        batch_first = [fixed_axis(size) for size in leaf.shape[:1]]
+        axes.append((*batch_first, *(free(size) for size in leaf.shape[1:])))
+    program = _analyse(table, apply, treedef, leaves, inputs_tree, input_leaves, axes)
+    for axis in (axis for output in program.outputs for axis in output):
+        table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
+    return build_structure(
+        table,
+        program,
+        treedef=treedef,
+        leaves=leaves,
+        paths=paths,
+        counted=counted,
+        inputs_tree=inputs_tree,
+        inputs=input_leaves,
+        batch=input_leaves[0].shape[0] if input_leaves and input_leaves[0].shape else 1,
+        ignore=ignore,
+    )
+
+
+def analyse_call(
+    fn: Callable[..., Any], structure: Structure, arguments: Sequence[Any]
+) -> tuple[AtomTable, Program, Any]:
+    """Analyses another function of a structure's parameters, called with given arguments.
+
+    The parameters carry the structure's channels in. An argument that looks like the input which
+    the structure was traced with carries its channels as well; other arguments are free.
+
+    Args:
+      fn: `fn(params, *arguments)`.
+      structure: the structure of its parameters.
+      arguments: what follows the parameters, as arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      What was learned, the analysed program, and the tree of what `fn` returns. In the table,
+      atoms 1 to `structure.num_channels` are the structure's channels.
+
+    Raises:
+      CouplingError: the function couples channels which the structure holds separate, or does
+        something with them that no rule covers.
+    """
+    table = AtomTable(structure.num_channels)
+    axes = [tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels]
+    leaves, tree = jax.tree.flatten(tuple(arguments))
+    leaves = [_abstract(leaf) for leaf in leaves]
+    known = _known_inputs(structure, arguments)
+    for position, leaf in enumerate(leaves):
+        if position < len(known):
+            axes.append(
+                tuple(
+                    channels.astype(np.int64) + 1
+                    if d and len(channels) == size
+                    else fixed_axis(size)
+                    for d, (size, channels) in enumerate(
+                        zip(leaf.shape, structure.input_channels[position], strict=True)
+                    )
+                )
+            )
+        else:
+            axes.append(tuple(table.fresh(size) for size in leaf.shape))
+    params = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in zip(structure.shapes, structure.dtypes, strict=True)
+    ]
+    out_tree: list[Any] = []
+    program = _analyse(table, fn, structure.treedef, params, tree, leaves, axes, out_tree)
+    return table, program, out_tree[0]
+
+
+def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
+    """The leading argument leaves that have the ranks and trees of the traced inputs."""
+    count = structure.inputs_tree.num_leaves
+    width = len(jax.tree.structure(structure.inputs_tree.unflatten([0] * count)).children())
+    leaves, tree = jax.tree.flatten(tuple(arguments[:width]))
+    ranks = [len(shape) for shape in structure.input_shapes]
+    if tree == structure.inputs_tree and [np.ndim(leaf) for leaf in leaves] == ranks:
+        return leaves
+    return []
+
+
+def _analyse(table, fn, treedef, leaves, inputs_tree, inputs, axes, out_tree=None):
+    def flat(*values):
+        params = treedef.unflatten(values[: len(leaves)])
+        result = fn(params, *inputs_tree.unflatten(values[len(leaves) :]))
+        flat_result, tree = jax.tree.flatten(result)
+        if out_tree is not None:
+            out_tree.append(tree)
+        return flat_result
+
+    jaxpr = jax.make_jaxpr(flat)(*leaves, *inputs)
+    from_params = [True] * len(leaves) + [False] * len(inputs)
+    return analyse(table, jaxpr, axes, from_params)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return jax.eval_shape(jax.numpy.asarray, leaf)
+
+
+def _key_name(key: Any) -> str:
+    """A key of a pytree path as a plain name."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
