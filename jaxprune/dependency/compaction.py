@@ -129,7 +129,9 @@ class _Shrink:
         return tuple(self._keep[np.where(c < len(self._keep), c, 0)] for c in channels)
 
     def _whole(self, step: Step) -> bool:
-        return all(keep.all() for axes in (*step.inputs, *step.outputs) for keep in self._kept(axes))
+        return all(
+            keep.all() for axes in (*step.inputs, *step.outputs) for keep in self._kept(axes)
+        )
 
 
 def _kept_channels(structure: Structure, masks: Masks) -> np.ndarray:
@@ -149,5 +151,7 @@ def _kept_channels(structure: Structure, masks: Masks) -> np.ndarray:
                 f"the mask of group '{group.name}' holds values other than 0 and 1; round it first"
             )
         if not mask.any():
-            raise ValueError(f"the mask of group '{group.name}' is empty; keep at least one channel")
+            raise ValueError(
+                f"the mask of group '{group.name}' is empty; keep at least one channel"
+            )
     return structure.flatten({name: np.asarray(mask) for name, mask in masks.items()}).astype(bool)

@@ -293,7 +293,9 @@ def build_structure(
     num_atoms = table.fresh(2)[-1] + 1
     random = np.random.default_rng(0)
     signature = np.zeros(num_atoms, np.uint64)  # of each class: where it appears, and how often
-    sites = [axis for axes in leaf_axes for axis in axes] + [axis for _, axes in terms for axis in axes]
+    sites = [axis for axes in leaf_axes for axis in axes] + [
+        axis for _, axes in terms for axis in axes
+    ]
     for axis in sites:
         np.add.at(signature, table.find(axis), random.integers(1, 2**63, dtype=np.uint64))
 
@@ -396,7 +398,9 @@ def _counts(items: Sequence[tuple[float, Sequence[np.ndarray]]], groups: Sequenc
         for d, axis in enumerate(axes):
             inside = axis[axis != NO_CHANNEL]
             fixed[t, d] = len(axis) - len(inside)
-            multiple[t, d] = np.bincount(index[inside], minlength=len(groups)) // np.maximum(sizes, 1)
+            multiple[t, d] = np.bincount(index[inside], minlength=len(groups)) // np.maximum(
+                sizes, 1
+            )
     return Counts(np.array([factor for factor, _ in items], np.float64), fixed, multiple)
 
 
@@ -419,7 +423,9 @@ def _frozen(table: AtomTable, produced: Sequence[tuple[Axis, str, Any]]) -> tupl
     )
 
 
-def _ignore(table: AtomTable, produced: Sequence[tuple[Axis, str]], patterns: Sequence[str]) -> None:
+def _ignore(
+    table: AtomTable, produced: Sequence[tuple[Axis, str]], patterns: Sequence[str]
+) -> None:
     for pattern in patterns:
         matched = [axis for axis, layer in produced if fnmatch.fnmatch(layer, pattern)]
         if not matched:

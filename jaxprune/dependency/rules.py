@@ -152,9 +152,7 @@ def _shrink_convolution(eqn, values, kept_inputs, kept_outputs):
     return bind(eqn, values, feature_group_count=groups)
 
 
-RULES["conv_general_dilated"] = Rule(
-    _relate_convolution, _summed_convolution, _shrink_convolution
-)
+RULES["conv_general_dilated"] = Rule(_relate_convolution, _summed_convolution, _shrink_convolution)
 
 
 def _relate_reduction(table, eqn, inputs, reason):
@@ -262,7 +260,9 @@ def _relate_reshape(table, eqn, inputs, reason):
         return freeze_everything(table, eqn, inputs, reason)
     (source,) = inputs
     out = [fixed_axis(size) for size in _shape(eqn.outvars[0])]
-    for from_dims, to_dims in _reshape_blocks([len(axis) for axis in source], _shape(eqn.outvars[0])):
+    for from_dims, to_dims in _reshape_blocks(
+        [len(axis) for axis in source], _shape(eqn.outvars[0])
+    ):
         block = [source[d] for d in from_dims]
         sizes = [len(out[d]) for d in to_dims]
         for d, axis in zip(to_dims, _regroup(table, block, sizes, reason), strict=True):
@@ -285,7 +285,9 @@ def _regroup(table: AtomTable, block: list[Axis], sizes: list[int], reason: Reas
         return [fixed_axis(size) for size in sizes]
     (d,) = removable
     shape = [len(axis) for axis in block]
-    merged = np.broadcast_to(np.expand_dims(block[d], [i for i in range(len(shape)) if i != d]), shape)
+    merged = np.broadcast_to(
+        np.expand_dims(block[d], [i for i in range(len(shape)) if i != d]), shape
+    )
     grid = table.find(merged.reshape(-1)).reshape(sizes)
     for d in range(len(sizes)):
         line = np.moveaxis(grid, d, 0).reshape(sizes[d], -1)
@@ -438,5 +440,3 @@ def _unite_all(table: AtomTable, axes: Sequence[Axis], reason: Reason) -> Axis:
         if axis is not first:
             table.unite(first, axis, reason)
     return first
-
-

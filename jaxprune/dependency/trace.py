@@ -99,7 +99,9 @@ def analyse_call(
         something with them that no rule covers.
     """
     table = AtomTable(structure.num_channels)
-    axes = [tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels]
+    axes = [
+        tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels
+    ]
     leaves, tree = jax.tree.flatten(tuple(arguments))
     leaves = [_abstract(leaf) for leaf in leaves]
     known = _known_inputs(structure, arguments)

@@ -1,0 +1,111 @@
+"""What a network costs, as a function of its masks.
+
+`params`, `macs` and `neurons` are products and sums of kept counts: traceable, differentiable in
+soft masks, and correct to float32 rounding. `exact` gives the same as integers. `latency` is
+measured on a network that has been made smaller.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune.dependency import Masks, Structure
+from jaxprune.errors import UserError
+
+
+def params(structure: Structure, masks: Masks) -> Array:
+    """The number of trainable parameters that are left (running statistics do not count)."""
+    return structure.param_counts.total(structure.widths(masks), jnp)
+
+
+def macs(structure: Structure, masks: Masks) -> Array:
+    """The number of multiply-adds for one example: convolutions and matrix products, no biases."""
+    return structure.mac_counts.total(structure.widths(masks), jnp)
+
+
+def neurons(structure: Structure, masks: Masks) -> Array:
+    """The number of prunable neurons or filters that are left; input features where prunable.
+
+    The outputs do not count: LeNet-300-100 with prunable inputs has 784 + 300 + 100.
+    """
+    return jnp.asarray(structure.widths(masks), jnp.float32).sum()
+
+
+_COSTS: dict[str, Callable[[Structure, Masks], Array]] = {
+    "macs": macs,
+    "params": params,
+    "neurons": neurons,
+}
+
+NAMES: tuple[str, ...] = tuple(_COSTS)
+"""The costs that a budget can be set on."""
+
+
+def get(name: str) -> Callable[[Structure, Masks], Array]:
+    """The cost of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in _COSTS:
+        raise UserError(f"unknown cost {name!r}; the costs are: {', '.join(NAMES)}")
+    return _COSTS[name]
+
+
+def exact(structure: Structure, masks: Masks, name: str) -> int:
+    """A cost of concrete 0/1 masks as an integer, computed in float64 on the host."""
+    get(name)
+    widths = np.asarray(structure.widths(masks), np.float64)
+    if name == "neurons":
+        return round(widths.sum())
+    counts = structure.param_counts if name == "params" else structure.mac_counts
+    return round(float(counts.total(widths)))
+
+
+def dense(structure: Structure, name: str) -> int:
+    """The cost of the whole network."""
+    return exact(structure, structure.full_masks(), name)
+
+
+def smallest(structure: Structure, name: str) -> int:
+    """The least reachable cost: one channel left in every group."""
+    ones = {group.name: np.eye(group.size, dtype=np.float32)[0] for group in structure.groups}
+    return exact(structure, ones, name)
+
+
+def sparsity(structure: Structure, masks: Masks) -> Array:
+    """The fraction of parameters removed, in [0, 1)."""
+    return 1 - params(structure, masks) / dense(structure, "params")
+
+
+def latency(fn: Callable[..., Any], params: Any, x: Any, *, repeats: int = 30) -> float:
+    """How long one call takes, in milliseconds: the median of `repeats` calls.
+
+    The function is compiled and run twice before the clock starts; every call is waited for.
+
+    Args:
+      fn: `fn(params, x)`, for example a compact network.
+      params: its parameters.
+      x: its input; latency is for this batch.
+      repeats: how many calls are timed.
+
+    Raises:
+      ValueError: `repeats` is below 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    compiled = jax.jit(fn).lower(params, x).compile()
+    for _ in range(2):
+        jax.block_until_ready(compiled(params, x))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(params, x))
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds)

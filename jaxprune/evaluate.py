@@ -1,0 +1,58 @@
+"""Many candidate masks in one call."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+class Scores(NamedTuple):
+    """How K candidates do on a batch.
+
+    Attributes:
+      loss: float32 [K], mean cross entropy in nats.
+      accuracy: float32 [K], fraction of right answers.
+    """
+
+    loss: Array
+    accuracy: Array
+
+
+@partial(jax.jit, static_argnames=("masked_apply", "chunk"))
+def evaluate(
+    masked_apply: Callable[..., Array],
+    params: Any,
+    masks: Mapping[str, Array],
+    x: Array,
+    y: Array,
+    *,
+    chunk: int = 8,
+) -> Scores:
+    """Scores K candidates on one batch, the parameters and the batch shared by all.
+
+    The masks multiply activations, so every kernel stays shared and the candidates of a chunk are
+    folded into the batch of each convolution. What lies before the first masked layer is computed
+    once a chunk.
+
+    Args:
+      masked_apply: `masked_apply(params, masks, x) -> logits [B, classes]`, from `jaxprune.masked`.
+      params: the dense parameters.
+      masks: {group: [K, size]}.
+      x: [B, ...], as the network takes it.
+      y: int [B], the labels.
+      chunk: how many candidates are evaluated at once; memory grows with it.
+
+    Returns:
+      The scores of each candidate.
+    """
+
+    def score(candidate: Mapping[str, Array]) -> Scores:
+        logits = masked_apply(params, candidate, x).astype(jnp.float32)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return Scores(loss, (logits.argmax(-1) == y).mean())
+
+    return jax.lax.map(score, dict(masks), batch_size=chunk)
