@@ -39,12 +39,12 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     killed at any moment leaves the old or the new one, never a mixture.
 
     Args:
-      path: Folder of the checkpoint; relative paths are resolved, missing parents made.
-      tree: Any pytree whose leaves are arrays or numbers. Keys of dicts must be strings.
+        path: Folder of the checkpoint; relative paths are resolved, missing parents made.
+        tree: Any pytree whose leaves are arrays or numbers. Keys of dicts must be strings.
 
     Raises:
-      ValueError: A leaf is no array (a string, an object), or a dict has a key that is no string.
-      OSError: The folder cannot be written.
+        ValueError: A leaf is no array (a string, an object), or a dict has a key that is no string.
+        OSError: The folder cannot be written.
     """
     import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
 
@@ -81,18 +81,17 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Reads a checkpoint into numpy arrays.
 
     Args:
-      path: Folder that `save` wrote.
-      like: A pytree with the structure to give back, for instance the ``init(...)`` of the state
-        that was saved. Its leaves only mark places: shapes and types are those of the checkpoint,
-        so an archive that grew comes back at its size. Without it, dicts, named tuples and
-        dataclasses come back as dicts, lists and tuples as lists, and containers without any array
-        not at all.
+        path: Folder that `save` wrote.
+        like: A pytree with the structure to give back, for instance the ``init(...)`` of the state
+            that was saved. Its leaves only mark places: shapes and types are those of the
+            checkpoint, so an archive that grew comes back at its size. Without it, the pytree comes
+            back as `plain` gives it.
 
     Returns:
-      The pytree, with `numpy.ndarray` leaves.
+        The pytree, with `numpy.ndarray` leaves.
 
     Raises:
-      UserError: There is no checkpoint at ``path``, it is damaged, or it does not fit ``like``.
+        UserError: There is no checkpoint at ``path``, it is damaged, or it does not fit ``like``.
     """
     path = Path(path).expanduser().resolve()
     if not exists(path):
@@ -100,7 +99,6 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     leaves = _read(path)
     if like is None:
         return _nested(leaves)
-
     wanted = [key for key, _ in _leaves(like)]
     if set(wanted) != set(leaves):
         missing = sorted(_name(key) for key in set(wanted) - set(leaves))
@@ -120,6 +118,18 @@ def exists(path: str | os.PathLike[str]) -> bool:
             old.rename(path)
             break
     return (path / _LEAVES).is_file()
+
+
+def plain(tree: Any) -> Any:
+    """The pytree in dicts and lists alone, as `load` gives it back without a template.
+
+    Named tuples and dataclasses become dicts, tuples become lists, and containers without any leaf
+    are left out.
+
+    Raises:
+        ValueError: A dict has a key that is no string.
+    """
+    return _nested(dict(_leaves(tree)))
 
 
 def _replace(path: Path, fresh: Path) -> None:
@@ -209,11 +219,11 @@ def _nested_dict(leaves: Iterable[tuple[Key, np.ndarray]]) -> dict[str, Any]:
     return tree
 
 
-def _nested(leaves: dict[Key, np.ndarray]) -> Any:
+def _nested(leaves: dict[Key, Any]) -> Any:
     """Dicts and lists as the keys have them."""
     if list(leaves) == [()]:
         return leaves[()]
-    children: dict[str | int, dict[Key, np.ndarray]] = {}
+    children: dict[str | int, dict[Key, Any]] = {}
     for (first, *rest), array in leaves.items():
         children.setdefault(first, {})[tuple(rest)] = array
     nested = {part: _nested(below) for part, below in children.items()}
