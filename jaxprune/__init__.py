@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxprune.errors import UserError
     from jaxprune.evaluate import Scores, evaluate
     from jaxprune.export import LoadedNetwork, load
-    from jaxprune.problem import Archive, Problem, SearchResult
+    from jaxprune.problem import Archive, Problem, SearchResult, best, make_problem
 
 __version__ = "0.1.0"
 
@@ -42,9 +42,11 @@ __all__ = [
     "SearchResult",
     "Structure",
     "UserError",
+    "best",
     "compact",
     "evaluate",
     "load",
+    "make_problem",
     "masked",
     "trace",
 ]
@@ -56,7 +58,7 @@ _HOMES = {
     "jaxprune.errors": "UserError",
     "jaxprune.evaluate": "Scores evaluate",
     "jaxprune.export": "LoadedNetwork load",
-    "jaxprune.problem": "Archive Problem SearchResult",
+    "jaxprune.problem": "Archive Problem SearchResult best make_problem",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

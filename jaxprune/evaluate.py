@@ -10,6 +10,11 @@ import optax
 from jax import Array
 
 
+EXAMPLES_AT_ONCE = {True: 512, False: 16384}
+"""Candidates times examples of one chunk, on a CPU and elsewhere: a CPU gains nothing from batches
+that its caches cannot hold."""
+
+
 class Scores(NamedTuple):
     """How K candidates do on a batch.
 
@@ -30,7 +35,7 @@ def evaluate(
     x: Array,
     y: Array,
     *,
-    chunk: int = 8,
+    chunk: int | None = None,
 ) -> Scores:
     """Scores K candidates on one batch, the parameters and the batch shared by all.
 
@@ -44,7 +49,8 @@ def evaluate(
       masks: {group: [K, size]}.
       x: [B, ...], as the network takes it.
       y: int [B], the labels.
-      chunk: how many candidates are evaluated at once; memory grows with it.
+      chunk: how many candidates are evaluated at once; memory grows with it. By default as many
+        as make a batch that the device handles well, at least one.
 
     Returns:
       The scores of each candidate.
@@ -55,4 +61,6 @@ def evaluate(
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         return Scores(loss, (logits.argmax(-1) == y).mean())
 
+    if chunk is None:
+        chunk = max(1, EXAMPLES_AT_ONCE[jax.default_backend() == "cpu"] // len(y))
     return jax.lax.map(score, dict(masks), batch_size=chunk)

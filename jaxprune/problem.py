@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -45,7 +44,7 @@ def make_problem(
     *,
     cost: str = "macs",
     budget: float = 0.5,
-    chunk: int = 8,
+    chunk: int | None = None,
 ) -> Problem:
     """The problem of pruning a trained classifier to a budget.
 
@@ -57,7 +56,7 @@ def make_problem(
       validation: (x, y), held out of the training split; decides between candidates.
       cost: one of `costs.NAMES`.
       budget: the fraction of the dense cost that is allowed.
-      chunk: how many candidates are evaluated at once.
+      chunk: how many candidates are evaluated at once, see `evaluate`.
 
     Raises:
       UserError: the budget is outside (0, 1] or below what can be reached, the cost is unknown, or
@@ -124,41 +123,25 @@ class Archive(NamedTuple):
     accuracy: np.ndarray
     validation: np.ndarray
 
-    @staticmethod
-    def empty(num_channels: int) -> "Archive":
-        """An archive of no candidates."""
-        nothing = np.zeros(0, np.float32)
-        return Archive(np.zeros((0, num_channels), np.uint8), nothing, nothing, nothing, nothing)
 
-    def extend(self, problem: Problem, masks: Any) -> "Archive":
-        """The archive with K more candidates [K, N], evaluated on both splits in two calls."""
-        masks = jnp.asarray(masks)
-        train, validation = problem.evaluate(masks), problem.validate(masks)
-        cost = jax.vmap(problem.cost)(masks)
-        new = Archive(masks, cost, train.loss, train.accuracy, validation.accuracy)
-        return Archive(
-            *(
-                np.concatenate([old, np.asarray(more, old.dtype)])
-                for old, more in zip(self, new, strict=True)
-            )
+def best(archive: Archive, budget: float) -> int:
+    """The index of the best feasible candidate.
+
+    That is the one with the highest validation accuracy; among equals the highest training
+    accuracy, then the lowest loss, then the first.
+
+    Raises:
+      ValueError: no candidate is feasible.
+    """
+    feasible = np.flatnonzero(archive.cost <= budget)
+    if not len(feasible):
+        raise ValueError(
+            f"none of the {len(archive.cost)} candidates has a cost of at most {budget:g}"
         )
-
-    def best(self, budget: float) -> int:
-        """The index of the best feasible candidate.
-
-        That is the one with the highest validation accuracy; among equals the highest training
-        accuracy, then the lowest loss, then the first.
-
-        Raises:
-          ValueError: no candidate is feasible.
-        """
-        feasible = np.flatnonzero(self.cost <= budget)
-        if not len(feasible):
-            raise ValueError(
-                f"none of the {len(self.cost)} candidates has a cost of at most {budget:g}"
-            )
-        keys = (self.loss[feasible], -self.accuracy[feasible], -self.validation[feasible])
-        return int(feasible[np.lexsort(keys)[0]])
+    order = np.lexsort(
+        (archive.loss[feasible], -archive.accuracy[feasible], -archive.validation[feasible])
+    )
+    return int(feasible[order[0]])
 
 
 class SearchResult(NamedTuple):
