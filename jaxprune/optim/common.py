@@ -32,6 +32,12 @@ def check_non_negative(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be non-negative, got {leaf}.")
 
 
+def check_fraction(name: str, value: Any) -> None:
+    """Raises ValueError if a number known now is outside [0, 1)."""
+    if not isinstance(value, jax.core.Tracer) and not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {value}.")
+
+
 def check_callable(name: str, value: Any) -> None:
     """Raises ValueError unless ``value`` can be called."""
     if not callable(value):
@@ -101,7 +107,7 @@ def landing(params: PyTree, target: PyTree, updates: PyTree) -> PyTree:
     They have the wider dtype of parameter and incoming update, never one narrower than the
     parameter's: a bfloat16 update cannot cancel a float32 parameter. Zeros are exact, since
     ``p + (0 - p)`` is zero in every dtype; signs are kept, since rounding is monotone; other values
-    land within one unit in the last place of the larger of parameter and target.
+    land within two units in the last place of the larger of parameter and target.
     """
 
     def difference(param, goal, update):

@@ -21,6 +21,7 @@ from jaxprune.optim.common import (
     PyTree,
     as_counter,
     at_step,
+    check_fraction,
     check_non_negative,
     check_params,
     increment,
@@ -143,8 +144,7 @@ def dual_pid(
     check_non_negative("integral", integral)
     check_non_negative("derivative", derivative)
     _check_cap(cap)
-    if not isinstance(smoothing, jax.core.Tracer) and not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}.")
+    check_fraction("smoothing", smoothing)
 
     def init_fn(params):
         def widened(multiplier):

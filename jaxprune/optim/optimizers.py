@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from jaxprune.optim.common import PyTree
+from jaxprune.optim.common import PyTree, at_step, check_fraction, check_non_negative
 from jaxprune.optim.transform import (
     Prox,
     ScalarOrSchedule,
@@ -23,7 +23,10 @@ def proximal_sgd(
     """Proximal (stochastic) gradient descent: ``optax.sgd``, then :func:`proximal`.
 
     Without momentum and on full gradients this is ISTA, which converges for a learning rate of at
-    most 1 / L, L being the largest curvature of the loss.
+    most 1 / L, L being the largest curvature of the loss. With momentum, optax's sum of past
+    gradients makes steps 1 / (1 - momentum) times as long, so the operator takes the step
+    learning_rate / (1 - momentum): with learning_rate alone, the minimum would be that of
+    loss + (1 - momentum) * strength * penalty.
 
     Args:
       learning_rate: a number >= 0 or a schedule.
@@ -37,14 +40,21 @@ def proximal_sgd(
       A gradient transformation.
 
     Raises:
-      ValueError: as :func:`proximal`.
+      ValueError: as :func:`proximal`, or momentum is outside [0, 1).
 
     References:
       Parikh and Boyd, Proximal Algorithms (2014), section 4.2.
     """
-    return optax.chain(
-        optax.sgd(learning_rate, momentum, nesterov), proximal(prox, strength, learning_rate)
-    )
+    length = 1.0
+    if momentum is not None:
+        check_fraction("momentum", momentum)
+        length = 1.0 / (1.0 - momentum)
+
+    def step(count):
+        return at_step(learning_rate, count) * length
+
+    check_non_negative("learning_rate", learning_rate)
+    return optax.chain(optax.sgd(learning_rate, momentum, nesterov), proximal(prox, strength, step))
 
 
 def proximal_adam(

@@ -60,7 +60,7 @@ def proximal(
       strength: weight of the penalty in units of the loss, >= 0; a number, a pytree that is a
         prefix of the parameters, or a schedule of the step count.
       learning_rate: step length of the chain before it, > 0; a number or a schedule, the same that
-        the chain uses.
+        the chain uses. After momentum, which sums past gradients, that over 1 - momentum.
 
     Returns:
       A gradient transformation. Its updates have the wider dtype of parameter and incoming update.

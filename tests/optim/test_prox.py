@@ -212,7 +212,9 @@ def test_convex_operators_are_firmly_nonexpansive(name, x, y, strength, step):
 
 @pytest.mark.parametrize("name", GROUPED)
 @settings(max_examples=25, deadline=None)
-@given(x=matrices, strength=amounts, step=arrays(np.float32, (4, 3), elements=amounts), data=st.data())
+@given(
+    x=matrices, strength=amounts, step=arrays(np.float32, (4, 3), elements=amounts), data=st.data()
+)
 def test_no_perturbation_improves_a_grouped_operator(name, x, strength, step, data):
     operator, penalty = JITTED[name], GROUPED[name][1]
 
