@@ -110,7 +110,10 @@ def test_another_process_without_the_model_code_gets_the_same_outputs(saved, tmp
     )
 
 
-@pytest.mark.parametrize(("name", "shape"), [("cnn", (8, 8, 1)), ("resnet20", (4, 4, 3))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("cnn", (8, 8, 1)), pytest.param("resnet20", (8, 8, 3), marks=pytest.mark.slow)],
+)
 def test_bundled_networks_with_trained_parameters(tmp_path, name, shape):
     network = models.build(name, shape)
     variables = jax.jit(network.init)(jax.random.key(0))
@@ -121,13 +124,9 @@ def test_bundled_networks_with_trained_parameters(tmp_path, name, shape):
     small = dataclasses.replace(small, params=jax.tree.map(lambda leaf: leaf + 0.01, small.params))
     export.save_model(tmp_path / "model", small, x)
     loaded = export.load(tmp_path / "model")
-    for batch in (x, x[:3]):
-        np.testing.assert_allclose(
-            loaded(loaded.params, batch),
-            jax.jit(small)(small.params, batch),
-            rtol=1e-4,
-            atol=1e-5,
-        )
+    np.testing.assert_allclose(
+        loaded(loaded.params, x[:3]), jax.jit(small)(small.params, x[:3]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_widths_are_readable_json(saved):

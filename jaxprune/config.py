@@ -1,0 +1,186 @@
+"""The settings of a run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxprune.errors import UserError
+
+DEFAULT_MODELS: dict[str, str] = {
+    "digits": "cnn",
+    "mnist": "lenet5",
+    "fashion_mnist": "lenet5",
+    "cifar10": "resnet20",
+}
+"""{dataset: the model that is pruned unless another one is named}."""
+
+
+def _option(metavar: str) -> Any:
+    """How --help shows an option: by the kind of its value; its text says what None stands for."""
+    return tyro.conf.arg(
+        metavar=metavar,
+        help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})",
+    )
+
+
+_Name = Annotated[str, _option("NAME")]
+_OptionalName = Annotated[str | None, _option("NAME")]
+_OptionalInt = Annotated[int | None, _option("INT")]
+_OptionalFolder = Annotated[Path | None, _option("DIR")]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run that do not belong to its search method."""
+
+    method: _Name = "mcts"
+    """How masks are searched: mcts, magnitude or random."""
+
+    dataset: _Name = "digits"
+    """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""
+
+    model: _OptionalName = None
+    """The network: cnn, lenet300, lenet5, mlp, vgg11, vgg16, vgg19, resnet18, resnet20, resnet50,
+    resnet56; by default cnn for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
+
+    prune_inputs: bool = False
+    """Let input features be removed too, where the first layer reads them one by one."""
+
+    cost: _Name = "macs"
+    """What the budget limits: macs (multiply-adds), params or neurons."""
+
+    budget: float = 0.5
+    """The part of the dense network's cost that may remain, in (0, 1]."""
+
+    seed: int = 0
+    """Seed of everything random; the same seed gives the same result."""
+
+    out: _OptionalFolder = None
+    """Folder of this run; by default runs/<time>-<method>-<model>-<dataset>."""
+
+    resume: bool = False
+    """Continue the run in --out where it was interrupted, with the settings it was started with."""
+
+    dry_run: bool = False
+    """Print what would be done, and write nothing."""
+
+    data_dir: _OptionalFolder = None
+    """Folder of the prepared datasets; by default TFDS_DATA_DIR."""
+
+    cache_dir: _OptionalFolder = None
+    """Folder of pretrained networks and decoded images; by default ~/.cache/jaxprune."""
+
+    pretrain_epochs: _OptionalInt = None
+    """Epochs of training the dense network; by default the recipe of its model and dataset."""
+
+    finetune_epochs: _OptionalInt = None
+    """Epochs of training each pruned network; by default the recipe of its model and dataset."""
+
+    search_examples: int = 1024
+    """Training images that the search scores candidates on, and at most as many for validation."""
+
+    latency_batch: int = 1
+    """Images in the batch whose time is measured."""
+
+
+PLACES = ("out", "resume", "dry_run", "data_dir", "cache_dir")
+"""Fields that say where and how to run, not what to compute: they may change when resuming."""
+
+
+def check(config: RunConfig) -> None:
+    """Raises UserError unless every value that stands alone is possible.
+
+    Raises:
+        UserError: Naming the option, its value and what is possible.
+    """
+    from jaxprune import costs, data, methods, models
+
+    for option, value, names in (
+        ("method", config.method, methods.NAMES),
+        ("dataset", config.dataset, data.NAMES),
+        ("model", config.model, (*models.NAMES, None)),
+        ("cost", config.cost, costs.NAMES),
+    ):
+        if value not in names:
+            known = ", ".join(name for name in names if name is not None)
+            raise UserError(f"unknown {option} {value!r}; the {option}s are: {known}")
+    if not 0 < config.budget <= 1:
+        raise UserError(
+            f"--budget {config.budget:g} is outside (0, 1]; it is the part of the dense network's "
+            f"{config.cost} that may remain"
+        )
+    for option, least in (
+        ("seed", 0),
+        ("pretrain_epochs", 0),
+        ("finetune_epochs", 0),
+        ("search_examples", 1),
+        ("latency_batch", 1),
+    ):
+        value = getattr(config, option)
+        if value is not None and value < least:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} {value} is too small; it must be at least {least}")
+    if config.seed >= 2**31:
+        raise UserError(f"--seed {config.seed} is too large; it must be below {2**31}")
+
+
+def resolve(config: RunConfig, now: datetime) -> RunConfig:
+    """Fills the model and the folder in, where they depend on other settings or on the time."""
+    model = config.model or DEFAULT_MODELS[config.dataset]
+    name = f"{now:%Y%m%d-%H%M%S}-{config.method}-{model}-{config.dataset}"
+    return dataclasses.replace(config, model=model, out=config.out or Path("runs") / name)
+
+
+def to_json(config: RunConfig, search: Any) -> dict[str, Any]:
+    """The settings as config.json holds them: what to compute, and the method's own under search.
+
+    Places are left out: a run's folder can be moved, and its data can lie elsewhere.
+    """
+    fields = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES
+    }
+    return json.loads(json.dumps({**fields, "search": dataclasses.asdict(search)}))
+
+
+def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, Any]:
+    """The settings that `to_json` wrote.
+
+    Args:
+        settings: The content of config.json.
+        search_type: The `Config` of the method.
+
+    Returns:
+        The run's and the method's settings; places are at their defaults.
+
+    Raises:
+        UserError: A setting is unknown: another version wrote it.
+    """
+    fields = {name: value for name, value in settings.items() if name != "search"}
+    try:
+        return RunConfig(**fields), _build(search_type, settings["search"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config.json belongs to another version of jaxprune: {error}") from error
+
+
+def difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:
+    """The first setting in which two results of `to_json` differ, in words, or None."""
+    for name in sorted({*stored, *given} - {"search"}):
+        if stored.get(name) != given.get(name):
+            return (
+                f"--{name.replace('_', '-')} is {given.get(name)}, the run has {stored.get(name)}"
+            )
+    for name in sorted({*stored["search"], *given["search"]}):
+        old, new = stored["search"].get(name), given["search"].get(name)
+        if old != new:
+            return f"--search.{name.replace('_', '-')} is {new}, the run has {old}"
+    return None
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    """A dataclass from what JSON keeps of it: lists where it has tuples."""
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

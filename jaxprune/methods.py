@@ -1,0 +1,30 @@
+"""The search methods by name.
+
+A method is a module with the names `Config`, `State`, `init`, `update`, `finished` and `search`. A
+new one becomes an option of ``python -m jaxprune.run`` by one line here.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from jaxprune.errors import UserError
+
+METHODS: dict[str, str] = {
+    "mcts": "jaxprune.agents.mcts",
+    "magnitude": "jaxprune.baselines.magnitude",
+    "random": "jaxprune.baselines.random",
+}
+"""{name: module}. The modules are imported when they are asked for."""
+
+NAMES: tuple[str, ...] = tuple(METHODS)
+
+
+def get(name: str) -> ModuleType:
+    """The module of a search method.
+
+    Raises:
+        UserError: There is no method of that name.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}; the methods are: {', '.join(NAMES)}")
+    return import_module(METHODS[name])

@@ -1,0 +1,116 @@
+"""The command line: options of the run, and under ``--search.`` those of its method."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from jaxprune import methods
+from jaxprune.config import RunConfig, difference, from_json, to_json
+from jaxprune.errors import UserError
+from jaxprune.run.folder import read_config
+
+PROGRAM = "python -m jaxprune.run"
+
+DESCRIPTION = """\
+Prune a network: train it, search which filters to remove, remove them, fine-tune, measure, report.
+
+Options under --search belong to the method: --method random --help shows those of random.\
+"""
+
+MethodConfig = TypeVar("MethodConfig")
+
+
+@dataclass(frozen=True)
+class Arguments(Generic[MethodConfig]):
+    """All options of a run."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    search: MethodConfig
+
+
+def parse(argv: Sequence[str]) -> Arguments[Any]:
+    """Reads the command line.
+
+    The method decides which options there are, and with --resume the stored settings are the
+    defaults: these are looked for first.
+
+    Args:
+        argv: The arguments after the program's name.
+
+    Returns:
+        The settings; with --resume those of the interrupted run.
+
+    Raises:
+        UserError: The method is unknown, there is no run to resume, or an option differs from the
+            settings it was started with.
+        SystemExit: After --help (status 0), or if an option is unknown or malformed (status 2).
+    """
+    stored = None
+    if "--resume" in argv and not {"-h", "--help"} & set(argv):
+        out = _value_of("--out", argv)
+        if out is None:
+            raise UserError("--resume needs --out with the folder of the run to continue")
+        stored = read_config(Path(out))
+    method = _value_of("--method", argv) or (stored or {}).get("method", RunConfig.method)
+    search_type = methods.get(method).Config
+    if stored is None:
+        run, search = RunConfig(method=method), search_type()
+    elif stored.get("method") != method:
+        raise _different(f"--method is {method}, the run has {stored.get('method')}")
+    else:
+        run, search = from_json(stored, search_type)
+
+    arguments = tyro.cli(
+        Arguments[search_type],  # type: ignore[valid-type]
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        args=argv,
+        default=Arguments(run, search),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if stored is not None:
+        found = difference(stored, to_json(arguments.run, arguments.search))
+        if found:
+            raise _different(found)
+    return arguments
+
+
+def resume_command(config: RunConfig) -> str:
+    """What to type to continue a run."""
+    places = [
+        f" --{name.replace('_', '-')} {getattr(config, name)}"
+        for name in ("data_dir", "cache_dir")
+        if getattr(config, name) is not None
+    ]
+    return f"{PROGRAM} --resume --out {config.out}{''.join(places)}"
+
+
+def table(config: RunConfig, search: Any) -> str:
+    """The settings, one on a line."""
+    rows = [
+        *((f.name, getattr(config, f.name)) for f in dataclasses.fields(config)),
+        *((f"search.{f.name}", getattr(search, f.name)) for f in dataclasses.fields(search)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        f"  {name:{width}}  {'default' if value is None else value}" for name, value in rows
+    )
+
+
+def _value_of(option: str, argv: Sequence[str]) -> str | None:
+    """The value that follows an option, as ``--option value`` or ``--option=value``; the last."""
+    value = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word == option:
+            value = following
+        elif word.startswith(f"{option}="):
+            value = word.removeprefix(f"{option}=")
+    return value
+
+
+def _different(what: str) -> UserError:
+    return UserError(f"cannot resume with other settings: {what}; leave the option out")

@@ -1,0 +1,114 @@
+"""The command itself: arguments in, exit code out."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jaxprune.errors import UserError
+from jaxprune.run import arguments, folder
+
+INTERRUPTED = 130
+WRONG_USE = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prunes a network as the arguments say.
+
+    Args:
+        argv: The arguments after the program's name; ``--help`` lists them.
+
+    Returns:
+        The exit code: 0 after a whole run, 2 if something that was typed cannot work, with one line
+        on stderr saying what, and 130 after Ctrl-C, with the command that resumes.
+    """
+    try:
+        return _main(argv)
+    except UserError as error:
+        print(f"jaxprune: error: {error}", file=sys.stderr)
+        return WRONG_USE
+
+
+def _main(argv: Sequence[str]) -> int:
+    options = arguments.parse(argv)
+
+    # From here on the libraries are needed; --help and most mistakes end before.
+    from jaxprune import config, methods
+    from jaxprune.run import display, pipeline
+
+    config.check(options.run)
+    settings = config.resolve(options.run, datetime.now())
+    out = Path(settings.out or ".").expanduser()
+    if not (settings.resume or settings.dry_run):
+        folder.check_free(out)
+
+    resume = None
+    try:
+        with display.make() as shown:
+            shown.say(f"data: loading {settings.dataset}")
+            job = pipeline.prepare(settings, options.search, methods.get(settings.method))
+            if settings.dry_run:
+                return _end(_plan(job))
+            shown.say(
+                f"run: {settings.method} prunes {settings.model} on {settings.dataset} to "
+                f"{settings.budget:.0%} of its {settings.cost}, in {out}"
+            )
+            if settings.resume:
+                opened = folder.reopen(out)
+            else:
+                opened = folder.create(out, config.to_json(settings, options.search))
+            resume = arguments.resume_command(settings)
+            with opened:
+                if opened.finished:
+                    return _end(f"the run in {out} is finished: see {out / 'report.md'}")
+                result = pipeline.run(job, opened, shown)
+    except KeyboardInterrupt:
+        advice = f"to continue: {resume}" if resume else "nothing was begun"
+        print(f"interrupted; {advice}", file=sys.stderr)
+        return INTERRUPTED
+    return _end(_summary(result))
+
+
+def _end(text: str) -> int:
+    print(text)
+    return 0
+
+
+def _plan(job: Any) -> str:
+    from jaxprune import costs
+
+    config, structure = job.config, job.structure
+    dense = costs.dense(structure, config.cost)
+    least = costs.smallest(structure, config.cost)
+    return "\n".join(
+        [
+            f"{config.model} for {config.dataset}:",
+            "",
+            str(structure),
+            "",
+            f"budget: {config.budget:g} of {dense:,} {config.cost}; one channel in every group "
+            f"would leave {least:,}, so the smallest budget is {least / dense:.4g}",
+            "",
+            "settings:",
+            arguments.table(config, job.search),
+            "",
+            "--dry-run: nothing was written",
+        ]
+    )
+
+
+def _summary(result: dict[str, Any]) -> str:
+    rows = {"dense": result["dense"], result["method"]: result["pruned"], **result["baselines"]}
+    header = f"{'network':12} {'test accuracy':>13} {'parameters':>12} {'macs':>14} {'ms':>8}"
+    return "\n".join(
+        [
+            "",
+            header,
+            *(
+                f"{name:12} {row['test_accuracy']:13.2%} {row['params']:12,} {row['macs']:14,} "
+                f"{row['latency_ms']:8.3f}"
+                for name, row in rows.items()
+            ),
+        ]
+    )
