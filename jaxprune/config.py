@@ -67,7 +67,7 @@ class RunConfig:
     """Continue the run in --out where it was interrupted, with the settings it was started with."""
 
     dry_run: bool = False
-    """Print what would be done, and write nothing."""
+    """Print what would be done, and stop."""
 
     data_dir: _OptionalFolder = None
     """Folder of the prepared datasets; by default TFDS_DATA_DIR."""

@@ -1,8 +1,10 @@
 """The command line: options of the run, and under ``--search.`` those of its method."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -16,9 +18,9 @@ from jaxprune.run.folder import read_config
 PROGRAM = "python -m jaxprune.run"
 
 DESCRIPTION = """\
-Prune a network: train it, search which filters to remove, remove them, fine-tune, measure, report.
+Train a network, search filters to remove, fine-tune what is left, and report.
 
-Options under --search belong to the method: --method random --help shows those of random.\
+Each method has its own search options: see --method random --help.\
 """
 
 MethodConfig = TypeVar("MethodConfig")
@@ -82,17 +84,21 @@ def parse(argv: Sequence[str]) -> Arguments[Any]:
 def resume_command(config: RunConfig) -> str:
     """What to type to continue a run."""
     places = [
-        f" --{name.replace('_', '-')} {getattr(config, name)}"
+        f" --{name.replace('_', '-')} {shlex.quote(str(getattr(config, name)))}"
         for name in ("data_dir", "cache_dir")
         if getattr(config, name) is not None
     ]
-    return f"{PROGRAM} --resume --out {config.out}{''.join(places)}"
+    return f"{PROGRAM} --resume --out {shlex.quote(str(config.out))}{''.join(places)}"
 
 
 def table(config: RunConfig, search: Any) -> str:
     """The settings, one on a line."""
     rows = [
-        *((f.name, getattr(config, f.name)) for f in dataclasses.fields(config)),
+        *(
+            (f.name, getattr(config, f.name))
+            for f in dataclasses.fields(config)
+            if f.name not in ("resume", "dry_run")
+        ),
         *((f"search.{f.name}", getattr(search, f.name)) for f in dataclasses.fields(search)),
     ]
     width = max(len(name) for name, _ in rows)
@@ -104,7 +110,7 @@ def table(config: RunConfig, search: Any) -> str:
 def _value_of(option: str, argv: Sequence[str]) -> str | None:
     """The value that follows an option, as ``--option value`` or ``--option=value``; the last."""
     value = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word == option:
             value = following
         elif word.startswith(f"{option}="):

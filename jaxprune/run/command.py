@@ -93,7 +93,7 @@ def _plan(job: Any) -> str:
             "settings:",
             arguments.table(config, job.search),
             "",
-            "--dry-run: nothing was written",
+            "--dry-run: no run was begun",
         ]
     )
 
