@@ -1,0 +1,5 @@
+"""Agents that learn what to prune; each has the names Config, State, init, update and search."""
+
+from jaxprune.agents import mcts
+
+__all__ = ["mcts"]

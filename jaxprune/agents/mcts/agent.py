@@ -1,0 +1,475 @@
+"""The MCTS agent: self-play, learning and greedy pruning in turn.
+
+Implements Algorithms 2 and 3 of the supplement of "Channel Pruning via Lookahead Search Guided
+Reinforcement Learning" (WACV 2022). One `update` is one round of Algorithm 3:
+
+1. **Self-play** (Algorithm 2): `games` games from the dense network, as one batch. Before each
+   removal a tree search (Algorithm 1, `tree.py`) gives the improved policy; the removal is drawn
+   from it. A game ends when the relative cost is at most the budget (the paper's gamma); its
+   outcome is +1 if the training accuracy of the finished network is above the baseline b, else -1,
+   the same for all of its positions.
+2. **Learning** (RLTrain): AdamW steps on `(z - v)^2 - pi . log p` over the queue of the newest
+   positions.
+3. **Greedy pruning**: the dense network is pruned by the policy network's first choices, without
+   search. If the result's training accuracy is above b, it becomes the new b and the stop counter
+   starts again at 0; otherwise the counter rises. The search ends when it reaches `patience`.
+
+What the supplement leaves open, and departures from it, all of them this project's own:
+
+- The seven features (`features.py`), every hyperparameter (`config.py`), the tree search's formula
+  and noise (`tree.py`) and the loss are unpublished.
+- b starts at the training accuracy of the better of uniform and global magnitude pruning at the
+  same budget, so that an outcome of +1 means "better than magnitude pruning".
+- `importance_prior` adds `-importance_prior * importance / (mean of its group)` to the logits: with
+  a hundred actions and few simulations, a uniform first policy finds nothing. With 0 the policy is
+  the network's alone.
+- A game that ends above the budget, because nothing legal is left, counts as lost.
+- The paper returns the last greedy network that raised b. Every finished network is kept in the
+  archive here, and the best one by validation accuracy is returned; `State.greedy_mask` is the
+  paper's.
+- `iterations` bounds the number of rounds.
+
+A round takes two compiled calls (self-play; learning with greedy pruning) besides the evaluation of
+the candidates, and nothing is compiled after the first round.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from jaxprune.agents.mcts import queue as queues
+from jaxprune.agents.mcts import tree
+from jaxprune.agents.mcts.config import Config
+from jaxprune.agents.mcts.features import NUM_FEATURES, features
+from jaxprune.agents.mcts.network import PolicyValueNetwork
+from jaxprune.agents.mcts.queue import Queue
+from jaxprune.baselines import candidates
+from jaxprune.baselines.magnitude import global_l1, relative_importance, uniform_l1
+from jaxprune.envs import filterwise
+from jaxprune.envs.filterwise import Rules
+from jaxprune.problem import Archive, Problem, Scores, SearchResult, best
+
+
+class State(NamedTuple):
+    """Everything a search needs to go on, as arrays.
+
+    Attributes:
+        key: PRNG key for what is still to come, uint32 `[2]`.
+        variables: the policy/value network's parameters.
+        optimizer: AdamW's state.
+        queue: the training positions.
+        baseline: b, the training accuracy to beat, float32 `[]`.
+        greedy_mask: the finished network that b belongs to, uint8 `[N]`.
+        stop_counter: rounds since b last rose, int32 `[]`.
+        iteration: rounds played, int32 `[]`.
+        episodes: games played to their end, int32 `[]`.
+        archive: all finished networks.
+    """
+
+    key: Array
+    variables: Any
+    optimizer: optax.OptState
+    queue: Queue
+    baseline: Array
+    greedy_mask: Array
+    stop_counter: Array
+    iteration: Array
+    episodes: Array
+    archive: Archive
+
+
+class SelfPlay(NamedTuple):
+    """What a round of self-play leaves behind.
+
+    Attributes:
+        queue: the queue with the new positions, their outcomes still open.
+        masks: the finished networks, uint8 `[games, N]`.
+        moves: removals made in all games together.
+        entropy: mean entropy of the improved policies, in nats.
+    """
+
+    queue: Queue
+    masks: Array
+    moves: Array
+    entropy: Array
+
+
+class Losses(NamedTuple):
+    """The two parts of the loss, each a mean over the positions."""
+
+    value: Array
+    policy: Array
+
+
+def _network(config: Config) -> PolicyValueNetwork:
+    return PolicyValueNetwork(width=config.width, head=config.head)
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
+    )
+
+
+def policy_value(
+    config: Config, rules: Rules, importance: Array, variables: Any, masks: Array
+) -> tuple[Array, Array]:
+    """The policy and the value of a batch of states: the network f_theta plus the fixed prior.
+
+    Args:
+        config: the agent's settings.
+        rules: the rules of the game.
+        importance: float32 `[N]`.
+        variables: the network's parameters.
+        masks: `[B, N]`, 1 = kept.
+
+    Returns:
+        Logits `[B, N]`, illegal removals at -1e9, and values `[B]` in [-1, 1].
+    """
+    inputs = jax.vmap(lambda mask: features(rules, importance, mask))(masks)
+    logits, values = _network(config).apply(variables, inputs)
+    logits = logits - config.importance_prior * relative_importance(rules, importance)
+    legal = jax.vmap(lambda mask: filterwise.legal(rules, mask))(masks)
+    return jnp.where(legal, logits, tree.ILLEGAL_LOGIT), values
+
+
+class Accuracy(NamedTuple):
+    """The training accuracy of masks, `function(constants, masks [K, N]) -> [K]`."""
+
+    function: Callable[[list[Array], Array], Array]
+    constants: list[Array]
+
+
+@functools.lru_cache(maxsize=4)
+def accuracy_of(evaluate: Callable[[Array], Scores], masks: tuple[int, int]) -> Accuracy:
+    """Splits `Problem.evaluate` into a function and the arrays it closes over.
+
+    A jitted function that calls `evaluate` itself would hold the images and the parameters as
+    constants, and XLA spends many seconds computing with constants when it compiles.
+
+    Args:
+        evaluate: masks -> scores.
+        masks: shape of the masks, (K, N).
+    """
+    closed = jax.make_jaxpr(lambda masks: evaluate(masks).accuracy)(jnp.zeros(masks))
+
+    def function(constants: list[Array], masks: Array) -> Array:
+        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(masks)[0]
+
+    return Accuracy(function, closed.consts)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rules", "accuracy"))
+def self_play(
+    config: Config,
+    rules: Rules,
+    accuracy: Callable[[list[Array], Array], Array],
+    constants: list[Array],
+    importance: Array,
+    variables: Any,
+    queue: Queue,
+    baseline: Array,
+    key: Array,
+) -> SelfPlay:
+    """Algorithm 2 for all games of a round at once; games that are over wait for the others."""
+
+    def assess(masks: Array) -> tuple[Array, Array]:
+        return policy_value(config, rules, importance, variables, masks)
+
+    if config.terminal == "evaluate":
+        score = functools.partial(accuracy, constants)
+        outcomes = tree.judge(rules, score, baseline, config.evaluation_batch)
+    else:
+        outcomes = tree.guess(rules, assess)
+
+    def running(masks: Array) -> Array:
+        return ~jax.vmap(lambda mask: filterwise.finished(rules, mask))(masks)
+
+    def move(carry: tuple[Array, Queue, Array, Array, Array]) -> tuple:
+        masks, queue, key, moves, entropy = carry
+        key, search_key = jax.random.split(key)
+        decision = tree.search(config, rules, assess, outcomes, masks, search_key)
+        playing = running(masks)
+        queue = queues.push(queue, masks, decision.policy, playing)
+        spread = -jnp.sum(jax.scipy.special.xlogy(decision.policy, decision.policy), axis=-1)
+        masks = jax.vmap(lambda mask, a: filterwise.step(rules, mask, a).mask)(
+            masks, decision.action
+        )
+        return masks, queue, key, moves + playing.sum(), entropy + jnp.sum(spread * playing)
+
+    start = jnp.tile(filterwise.reset(rules), (config.games, 1))
+    masks, queue, _, moves, entropy = jax.lax.while_loop(
+        lambda carry: running(carry[0]).any(),
+        move,
+        (start, queue, key, jnp.int32(0), jnp.float32(0)),
+    )
+    return SelfPlay(queue, masks, moves, entropy / jnp.maximum(moves, 1))
+
+
+def loss(
+    config: Config,
+    rules: Rules,
+    importance: Array,
+    variables: Any,
+    samples: tuple[Array, Array, Array],
+) -> tuple[Array, Losses]:
+    """RLTrain's loss, the mean over the samples of `(z - v)^2 - pi . log p`.
+
+    Args:
+        config: the agent's settings.
+        rules: the rules of the game.
+        importance: float32 `[N]`.
+        variables: the network's parameters.
+        samples: masks `[M, N]`, policies pi `[M, N]` and outcomes z `[M]`.
+
+    Returns:
+        The loss and its two parts.
+    """
+    masks, policies, outcomes = samples
+    logits, values = policy_value(config, rules, importance, variables, masks)
+    parts = Losses(
+        value=jnp.mean((outcomes - values) ** 2),
+        policy=-jnp.mean(jnp.sum(policies * jax.nn.log_softmax(logits), axis=-1)),
+    )
+    return parts.value + parts.policy, parts
+
+
+def greedy(config: Config, rules: Rules, importance: Array, variables: Any) -> Array:
+    """Algorithm 3, line 10: prunes the dense network by the policy's first choices, without search.
+
+    Returns:
+        The finished mask, uint8 `[N]`.
+    """
+
+    def remove(mask: Array) -> Array:
+        logits, _ = policy_value(config, rules, importance, variables, mask[None])
+        return filterwise.step(rules, mask, logits[0].argmax()).mask
+
+    return jax.lax.while_loop(
+        lambda mask: ~filterwise.finished(rules, mask), remove, filterwise.reset(rules)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rules"))
+def learn(
+    config: Config,
+    rules: Rules,
+    importance: Array,
+    variables: Any,
+    optimizer: optax.OptState,
+    queue: Queue,
+    outcomes: Array,
+    key: Array,
+) -> tuple[Any, optax.OptState, Queue, Losses, Array]:
+    """Lines 9 and 10 of Algorithm 3: RLTrain on the queue, then greedy pruning.
+
+    Args:
+        config: the agent's settings.
+        rules: the rules of the game.
+        importance: float32 `[N]`.
+        variables: the network's parameters.
+        optimizer: AdamW's state.
+        queue: the positions, those of this round still open.
+        outcomes: the outcomes of this round's games, `[games]`.
+        key: consumed.
+
+    Returns:
+        The new parameters, optimizer state and queue, the mean losses and the greedy mask.
+    """
+    queue = queues.settle(queue, outcomes)
+    differentiate = jax.grad(functools.partial(loss, config, rules, importance), has_aux=True)
+
+    def train(carry: tuple[Any, optax.OptState], key: Array) -> tuple[Any, Losses]:
+        variables, optimizer = carry
+        gradient, losses = differentiate(variables, queues.sample(queue, key, config.batch_size))
+        changes, optimizer = _optimizer(config).update(gradient, optimizer, variables)
+        return (optax.apply_updates(variables, changes), optimizer), losses
+
+    (variables, optimizer), losses = jax.lax.scan(
+        train, (variables, optimizer), jax.random.split(key, config.learning_steps)
+    )
+    mean_losses = jax.tree.map(jnp.mean, losses)
+    return variables, optimizer, queue, mean_losses, greedy(config, rules, importance, variables)
+
+
+def init(config: Config, problem: Problem, key: Array) -> State:
+    """The state before the first round: an untrained network and the magnitude baselines.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budget.
+        key: PRNG key, uint32 `[2]`.
+
+    Returns:
+        The state, with uniform and global magnitude pruning in the archive and b set from them
+        unless the configuration gives it.
+
+    Raises:
+        ValueError: the budget cannot be met even with one filter in each group.
+    """
+    rules = filterwise.rules(problem)
+    magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
+    archive = candidates.extend(candidates.empty(rules.num_filters), problem, magnitude)
+    better = int(archive.accuracy.argmax())
+    baseline = archive.accuracy[better] if config.baseline is None else config.baseline
+
+    key, network_key = jax.random.split(key)
+    example = jnp.zeros((1, rules.num_filters, NUM_FEATURES))
+    variables = jax.jit(_network(config).init)(network_key, example)
+    return State(
+        key=key,
+        variables=variables,
+        optimizer=_optimizer(config).init(variables),
+        queue=queues.empty(config.queue_length, rules.num_filters),
+        baseline=jnp.float32(baseline),
+        greedy_mask=magnitude[better],
+        stop_counter=jnp.int32(0),
+        iteration=jnp.int32(0),
+        episodes=jnp.int32(0),
+        archive=archive,
+    )
+
+
+def finished(config: Config, state: State) -> bool:
+    """Whether the search has reached its patience or its number of rounds."""
+    return (
+        int(state.stop_counter) >= config.patience or int(state.iteration) >= config.iterations
+    )
+
+
+def raise_baseline(state: State, mask: Array, accuracy: Array) -> State:
+    """Lines 11 to 16 of Algorithm 3: the rising baseline and the stop counter.
+
+    Args:
+        state: the state.
+        mask: the greedily pruned network, `[N]`.
+        accuracy: its training accuracy, `[]`; -1 if it breaks the budget.
+
+    Returns:
+        The state with b, the network it belongs to and the stop counter renewed.
+    """
+    better = bool(accuracy > state.baseline)
+    return state._replace(
+        baseline=jnp.float32(accuracy) if better else state.baseline,
+        greedy_mask=mask if better else state.greedy_mask,
+        stop_counter=jnp.int32(0) if better else state.stop_counter + 1,
+    )
+
+
+def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
+    """One round of Algorithm 3: self-play, learning, greedy pruning.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budget.
+        state: the state after the previous round.
+
+    Returns:
+        The next state, which is a function of the arguments alone, and metrics: `iteration`,
+        `episodes`, `candidates`, `best_accuracy` (validation, of the best feasible candidate),
+        `baseline` (b), `stop_counter`, `wins` (fraction of games won), `greedy_accuracy` (train),
+        `value_loss`, `policy_loss`, `entropy` (of the improved policy, nats), `simulations`.
+    """
+    rules = filterwise.rules(problem)
+    importance = jnp.asarray(problem.importance, jnp.float32)
+    key, play_key, learn_key = jax.random.split(jnp.asarray(state.key), 3)
+
+    chunk = min(config.evaluation_batch, config.games)
+    accuracy = accuracy_of(problem.evaluate, (chunk, rules.num_filters))
+    played = self_play(
+        config,
+        rules,
+        *accuracy,
+        importance,
+        state.variables,
+        state.queue,
+        state.baseline,
+        play_key,
+    )
+    archive = candidates.extend(state.archive, problem, played.masks)
+    outcomes = tree.outcome(
+        archive.accuracy[-config.games :],
+        state.baseline,
+        archive.cost[-config.games :] <= problem.budget,
+    )
+    variables, optimizer, queue, losses, greedy_mask = learn(
+        config,
+        rules,
+        importance,
+        state.variables,
+        state.optimizer,
+        played.queue,
+        outcomes,
+        learn_key,
+    )
+    archive = candidates.extend(archive, problem, greedy_mask[None])
+    greedy_accuracy = archive.accuracy[-1] if archive.cost[-1] <= problem.budget else -1.0
+
+    state = raise_baseline(state, greedy_mask, greedy_accuracy)._replace(
+        key=key,
+        variables=variables,
+        optimizer=optimizer,
+        queue=queue,
+        iteration=state.iteration + 1,
+        episodes=state.episodes + config.games,
+        archive=archive,
+    )
+    return state, {
+        "iteration": int(state.iteration),
+        "episodes": int(state.episodes),
+        "candidates": len(archive.cost),
+        "best_accuracy": candidates.best_validation(archive, problem.budget),
+        "baseline": float(state.baseline),
+        "stop_counter": int(state.stop_counter),
+        "wins": float((np.asarray(outcomes) > 0).mean()),
+        "greedy_accuracy": float(greedy_accuracy),
+        "value_loss": float(losses.value),
+        "policy_loss": float(losses.policy),
+        "entropy": float(played.entropy),
+        "simulations": int(played.moves) * config.simulations,
+    }
+
+
+def search(
+    config: Config,
+    problem: Problem,
+    key: Array,
+    *,
+    state: State | None = None,
+    progress: Callable[[State, dict[str, float]], None] | None = None,
+) -> SearchResult:
+    """Prunes by MCTS: rounds of self-play, learning and greedy pruning (Algorithm 3).
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budget.
+        key: PRNG key, uint32 `[2]`; unused when a state is given, which carries its own.
+        state: where to go on; by default the beginning. A resumed search ends bit for bit like an
+            uninterrupted one, unless a time limit cuts it.
+        progress: called with the state and the metrics after each round.
+
+    Returns:
+        The best feasible candidate by validation accuracy, all candidates, and the state.
+
+    Raises:
+        ValueError: the budget cannot be met even with one filter in each group.
+    """
+    started = time.monotonic()
+    state = init(config, problem, key) if state is None else state
+    while not finished(config, state):
+        state, metrics = update(config, problem, state)
+        if progress is not None:
+            progress(state, metrics)
+        if config.seconds is not None and time.monotonic() - started > config.seconds:
+            break
+    mask = state.archive.masks[best(state.archive, problem.budget)]
+    return SearchResult(mask, state.archive, episodes=int(state.episodes), state=state)

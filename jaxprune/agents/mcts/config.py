@@ -1,0 +1,120 @@
+"""The settings of the MCTS agent."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxprune.agents.mcts.network import Head
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the MCTS agent.
+
+    The supplement names some of these quantities (`n_mcts`, `n_sim`, `L`, `n_s`, tau) but gives
+    the value of none; **every default here is this project's own**.
+    """
+
+    iterations: int = 20
+    """Most rounds of self-play, learning and greedy pruning."""
+
+    patience: int = 10
+    """Stop after this many rounds without a better greedy result (the paper's n_s)."""
+
+    seconds: float | None = None
+    """Stop after the round that passes this time. A time limit makes results depend on the machine."""
+
+    games: int = 8
+    """Self-play games of one round, played as one batch (the paper's n_sim)."""
+
+    simulations: int = 32
+    """Tree-search simulations before each removal (the paper's n_mcts)."""
+
+    tree_policy: Literal["puct", "gumbel"] = "puct"
+    """How the tree is searched: PUCT, or Gumbel MuZero, which needs fewer simulations."""
+
+    exploration: float = 1.25
+    """Weight of the prior in the PUCT formula (c_puct)."""
+
+    dirichlet_fraction: float = 0.25
+    """Share of noise in the prior at the root of the tree."""
+
+    dirichlet_concentration: float = 10.0
+    """Sum of the noise's Dirichlet parameters over all legal removals."""
+
+    temperature: float = 1.0
+    """Removals are drawn from visits^(1/temperature); 0 takes the most visited (the paper's tau)."""
+
+    terminal: Literal["evaluate", "value"] = "evaluate"
+    """Score of a finished network in the tree: its measured accuracy, or the value head's guess."""
+
+    evaluation_batch: int = 1
+    """Finished networks of the tree that are evaluated together; more suits a GPU."""
+
+    importance_prior: float = 1.0
+    """How strongly unimportant filters are preferred before learning; 0 is the pure network."""
+
+    baseline: float | None = None
+    """First accuracy to beat (the paper's b); by default that of the better magnitude pruning."""
+
+    queue_length: int = 4096
+    """Positions kept for learning (the paper's L)."""
+
+    width: int = 16
+    """Feature maps of the policy/value network's first block; 64 is the paper's."""
+
+    head: Head = "auto"
+    """Policy head: dense as in the paper, per_filter for many filters, or chosen by size."""
+
+    learning_rate: float = 1e-3
+    """AdamW's learning rate."""
+
+    weight_decay: float = 1e-4
+    """AdamW's weight decay."""
+
+    batch_size: int = 64
+    """Positions of one learning step."""
+
+    learning_steps: int = 32
+    """AdamW steps of one round."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "iterations",
+            "patience",
+            "games",
+            "simulations",
+            "evaluation_batch",
+            "queue_length",
+            "width",
+            "batch_size",
+            "learning_steps",
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.queue_length < self.games:
+            raise ValueError(
+                f"queue_length must hold one position of each of the {self.games} games, "
+                f"not {self.queue_length}"
+            )
+        for name in ("temperature", "importance_prior", "exploration"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.dirichlet_fraction <= 1:
+            raise ValueError(
+                f"dirichlet_fraction must lie in [0, 1], not {self.dirichlet_fraction}"
+            )
+        if self.dirichlet_concentration <= 0:
+            raise ValueError(
+                f"dirichlet_concentration must be positive, not {self.dirichlet_concentration}"
+            )
+        choices = {
+            "tree_policy": ("puct", "gumbel"),
+            "terminal": ("evaluate", "value"),
+            "head": ("auto", "dense", "per_filter"),
+        }
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)!r}"
+                )

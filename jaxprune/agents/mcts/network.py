@@ -1,0 +1,101 @@
+"""The policy/value network: Table 1 of the supplement, a VGG-16 of one-dimensional convolutions.
+
+With `width=64` and the dense head it is the printed network: convolutions of 64, 64 / 128, 128 /
+256 x 3 / 512 x 3 / 512 x 3 feature maps with kernel 3 and ReLU, a max-pool of 2 after each of the
+five blocks, then one fully connected layer to N logits and one to a value in [-1, 1] (tanh). The
+table lists neither batch normalisation nor hidden fully connected layers, and there are none.
+
+Choices where the table says nothing, and departures from it:
+
+- N is padded with zeros to a multiple of 32, so that the five pools divide it; the logits of the
+  padding are cut off.
+- `width` scales all feature maps: 64 is the table's, narrower networks search faster on a CPU.
+- The `per_filter` head replaces the dense policy layer, which has `N/32 * 8 * width * N` weights
+  (285 million for the 4,224 filters of VGG-16): each filter's logit comes from its own features
+  before the first pool, joined with the features of the last block that cover it, through two
+  dense layers shared by all filters.
+- Kernels start with He's initialisation, which keeps the scale of the activations through
+  thirteen ReLU layers; both heads start at zero, so that an untrained network neither prefers a
+  filter nor expects an outcome.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
+"""Table 1: (feature maps in units of the width, number of convolutions) of each block."""
+
+REDUCTION = 2 ** len(BLOCKS)
+"""The five pools shrink N by this factor."""
+
+DENSE_HEAD_LIMIT = 1024
+"""With head "auto", the dense head serves up to this many filters, padding included."""
+
+Head = Literal["auto", "dense", "per_filter"]
+
+
+def padded(num_filters: int) -> int:
+    """The least multiple of 32 that holds all filters."""
+    return -(-num_filters // REDUCTION) * REDUCTION
+
+
+def choose_head(head: Head, num_filters: int) -> Head:
+    """What "auto" stands for: dense up to `DENSE_HEAD_LIMIT` filters, per filter above."""
+    if head != "auto":
+        return head
+    return "dense" if padded(num_filters) <= DENSE_HEAD_LIMIT else "per_filter"
+
+
+class PolicyValueNetwork(nn.Module):
+    """Table 1 of the supplement.
+
+    Attributes:
+        width: feature maps of the first block; 64 in the table.
+        head: "dense" as in the table, "per_filter" for many filters, "auto" to choose by size.
+    """
+
+    width: int = 64
+    head: Head = "dense"
+
+    @nn.compact
+    def __call__(self, features: Array) -> tuple[Array, Array]:
+        """Reads the features of all filters of a batch of states.
+
+        Args:
+            features: float32 `[B, N, F]`, F = 7 in the table.
+
+        Returns:
+            Policy logits `[B, N]`, over all filters whether legal or not, and values `[B]` in
+            [-1, 1].
+        """
+        batch, num_filters, _ = features.shape
+        x = jnp.pad(features, ((0, 0), (0, padded(num_filters) - num_filters), (0, 0)))
+        first_block = None
+        for block, (multiple, convolutions) in enumerate(BLOCKS, start=1):
+            for index in range(1, convolutions + 1):
+                x = nn.Conv(
+                    multiple * self.width,
+                    kernel_size=(3,),
+                    kernel_init=nn.initializers.he_normal(),
+                    name=f"conv{block}_{index}",
+                )(x)
+                x = nn.relu(x)
+            first_block = x if first_block is None else first_block
+            x = nn.max_pool(x, window_shape=(2,), strides=(2,))
+
+        flat = x.reshape(batch, -1)
+        value = nn.Dense(1, kernel_init=nn.initializers.zeros, name="fc6_2")(flat)
+        if choose_head(self.head, num_filters) == "dense":
+            policy = nn.Dense(
+                padded(num_filters), kernel_init=nn.initializers.zeros, name="fc6_1"
+            )(flat)
+        else:
+            context = jnp.repeat(x, REDUCTION, axis=1)
+            policy = jnp.concatenate([first_block, context], axis=-1)
+            policy = nn.relu(nn.Dense(self.width, name="filter_hidden")(policy))
+            policy = nn.Dense(1, kernel_init=nn.initializers.zeros, name="filter_logit")(policy)
+            policy = policy[..., 0]
+        return policy[:, :num_filters], jnp.tanh(value[:, 0])

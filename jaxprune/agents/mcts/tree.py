@@ -1,0 +1,229 @@
+"""The tree search before each removal: mctx on a batch of games.
+
+Algorithm 1 of the supplement runs `n_mcts` simulations from a state and turns the visit counts
+N(s, a) of the root into the improved policy pi. The supplement does not print the simulation
+itself. Here it is PUCT as mctx implements it (or, by a setting, Gumbel MuZero search), in which
+
+- a node is a mask, and nothing else is stored for it;
+- actions that the rules forbid get the logit -1e9 in the interior and are invalid at the root, so
+  that no node of the tree breaks the rules; a softmax over them stays finite even where nothing
+  is legal;
+- the transition that ends a game carries the outcome as its reward (+1 if the finished network's
+  training accuracy beats the baseline, else -1, and -1 for a game that ended above the budget),
+  has discount 0 and leads to a node of value 0 that further steps do not change;
+- only finished networks are evaluated, and only in the simulations that reach one.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mctx
+from jax import Array
+
+from jaxprune.agents.mcts.config import Config
+from jaxprune.envs import filterwise
+from jaxprune.envs.filterwise import Rules
+
+ILLEGAL_LOGIT = -1e9
+
+Assess = Callable[[Array], tuple[Array, Array]]
+"""Masks `[B, N]` -> logits `[B, N]`, illegal removals at -1e9, and values `[B]` in [-1, 1]."""
+
+Outcome = Callable[[Array, Array], Array]
+"""Masks `[B, N]`, which of them are to be judged, bool `[B]` -> outcomes `[B]` in [-1, 1]."""
+
+
+class Decision(NamedTuple):
+    """What the search of a batch of states found.
+
+    Attributes:
+        policy: the improved policy pi, float32 `[B, N]`.
+        action: the removal to make, drawn from the policy, int32 `[B]`.
+        tree: the search tree, for inspection; unused parts cost nothing under `jit`.
+    """
+
+    policy: Array
+    action: Array
+    tree: mctx.Tree
+
+
+def improved_policy(visits: Array, temperature: float) -> Array:
+    """Algorithm 1: pi(a) = N(a)^(1/tau) / sum_b N(b)^(1/tau), or one-hot at the largest for tau = 0.
+
+    Args:
+        visits: int `[..., N]`, at least one of the last axis positive.
+        temperature: tau >= 0; of equally visited actions, tau = 0 takes the first.
+
+    Returns:
+        float32 `[..., N]`, summing to 1 over the last axis.
+    """
+    if temperature == 0:
+        return jax.nn.one_hot(visits.argmax(axis=-1), visits.shape[-1])
+    # In logarithms, because N^(1/tau) overflows for small tau.
+    return jax.nn.softmax(jnp.log(visits.astype(jnp.float32)) / temperature, axis=-1)
+
+
+def outcome(accuracy: Array, baseline: Array, feasible: Array) -> Array:
+    """Algorithm 2: +1 where the accuracy beats the baseline, else -1; -1 above the budget."""
+    return jnp.where((accuracy > baseline) & feasible, 1.0, -1.0)
+
+
+def judge(
+    rules: Rules, accuracy: Callable[[Array], Array], baseline: Array, chunk: int
+) -> Outcome:
+    """The outcome of finished games, with the network evaluated for no others.
+
+    The masks to be judged are moved to the front and evaluated `chunk` at a time, by a loop that
+    ends after the last of them: the work follows the number of games that finished.
+
+    Args:
+        rules: the rules of the game.
+        accuracy: masks `[K, N]` -> training accuracies `[K]`.
+        baseline: the accuracy to beat, `[]`.
+        chunk: masks evaluated together.
+
+    Returns:
+        The function from masks and their selection to outcomes; where not selected, 0.
+    """
+
+    def outcomes(masks: Array, selected: Array) -> Array:
+        games = masks.shape[0]
+        size = min(chunk, games)
+        order = jnp.argsort(~selected, stable=True)
+        # Filled up to whole chunks with games past the end, which are dropped when stored.
+        order = jnp.pad(order, (0, -games % size), constant_values=games)
+
+        def evaluate_chunk(index: Array, accuracies: Array) -> Array:
+            rows = jax.lax.dynamic_slice(order, (index * size,), (size,))
+            chosen = masks[jnp.minimum(rows, games - 1)].astype(jnp.float32)
+            return accuracies.at[rows].set(accuracy(chosen), mode="drop")
+
+        chunks = (selected.sum() + size - 1) // size
+        accuracies = jax.lax.fori_loop(0, chunks, evaluate_chunk, jnp.zeros(games))
+        feasible = jax.vmap(lambda mask: filterwise.feasible(rules, mask))(masks)
+        return jnp.where(selected, outcome(accuracies, baseline, feasible), 0.0)
+
+    return outcomes
+
+
+def guess(rules: Rules, assess: Assess) -> Outcome:
+    """The value head's guess of the outcome of finished games, without evaluating their networks."""
+
+    def outcomes(masks: Array, selected: Array) -> Array:
+        _, values = assess(masks)
+        feasible = jax.vmap(lambda mask: filterwise.feasible(rules, mask))(masks)
+        return jnp.where(selected, jnp.where(feasible, values, -1.0), 0.0)
+
+    return outcomes
+
+
+def model(rules: Rules, assess: Assess, outcomes: Outcome) -> mctx.RecurrentFn:
+    """The game as mctx steps through it: one removal in each game of the batch."""
+
+    def recurrent_fn(
+        params: None, key: Array, action: Array, masks: Array
+    ) -> tuple[mctx.RecurrentFnOutput, Array]:
+        del params, key
+        was_done = jax.vmap(lambda mask: filterwise.finished(rules, mask))(masks)
+        masks, _, done = jax.vmap(lambda mask, a: filterwise.step(rules, mask, a))(masks, action)
+        logits, values = assess(masks)
+        output = mctx.RecurrentFnOutput(
+            reward=outcomes(masks, done & ~was_done),
+            discount=jnp.where(done, 0.0, 1.0),
+            prior_logits=logits,
+            value=jnp.where(done, 0.0, values),
+        )
+        return output, masks
+
+    return recurrent_fn
+
+
+def scaled_values(tree: mctx.Tree, node: Array) -> Array:
+    """The values of a node's actions as PUCT compares them with the prior, `[N]` in [0, 1].
+
+    Outcomes are known to lie in [-1, 1], so this interval is mapped to [0, 1] as it is: stretching
+    each node's own range, as mctx does by default, would turn the noise of an untrained value head
+    into decisions. An unvisited action takes its node's mean value. Were it taken as lost instead,
+    the first of a hundred actions to be visited would be visited ever again.
+    """
+    visited = tree.children_visits[node] > 0
+    values = jnp.where(visited, tree.qvalues(node), tree.node_values[node])
+    return (values + 1) / 2
+
+
+def with_noise(
+    key: Array, logits: Array, legal: Array, fraction: float, concentration: float
+) -> Array:
+    """Mixes Dirichlet noise into the prior of the legal actions.
+
+    Args:
+        key: consumed.
+        logits: `[B, N]`.
+        legal: bool `[B, N]`.
+        fraction: share of the noise, 0 to 1.
+        concentration: sum of the Dirichlet parameters over the legal actions of a game.
+
+    Returns:
+        The logits of the mixture, `[B, N]`, illegal actions at -1e9.
+    """
+    share = concentration / jnp.maximum(legal.sum(axis=-1, keepdims=True), 1)
+    samples = jax.random.loggamma(key, jnp.broadcast_to(share, logits.shape))
+    noise = jax.nn.softmax(jnp.where(legal, samples, ILLEGAL_LOGIT), axis=-1)
+    prior = jax.nn.softmax(jnp.where(legal, logits, ILLEGAL_LOGIT), axis=-1)
+    mixture = (1 - fraction) * prior + fraction * noise
+    return jnp.where(legal, jnp.log(jnp.maximum(mixture, 1e-12)), ILLEGAL_LOGIT)
+
+
+def search(
+    config: Config, rules: Rules, assess: Assess, outcomes: Outcome, masks: Array, key: Array
+) -> Decision:
+    """Searches one tree for each of a batch of states.
+
+    Args:
+        config: the agent's settings.
+        rules: the rules of the game.
+        assess: prior logits and values of states.
+        outcomes: outcomes of finished games.
+        masks: the states, `[B, N]`. Finished ones may be among them: they stay as they are, and
+            what is decided for them means nothing.
+        key: consumed.
+
+    Returns:
+        For PUCT, the policy of Algorithm 1 from the root's visits and an action drawn from it; for
+        Gumbel search, that algorithm's own improved policy and action (the temperature has no
+        part in it).
+    """
+    noise_key, tree_key, action_key = jax.random.split(key, 3)
+    logits, values = assess(masks)
+    legal = jax.vmap(lambda mask: filterwise.legal(rules, mask))(masks)
+    common = {
+        "params": None,
+        "rng_key": tree_key,
+        "recurrent_fn": model(rules, assess, outcomes),
+        "num_simulations": config.simulations,
+        "invalid_actions": ~legal,
+    }
+    if config.tree_policy == "gumbel":
+        root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=masks)
+        found = mctx.gumbel_muzero_policy(root=root, **common)
+        return Decision(found.action_weights, found.action, found.search_tree)
+
+    if config.dirichlet_fraction > 0:
+        logits = with_noise(
+            noise_key, logits, legal, config.dirichlet_fraction, config.dirichlet_concentration
+        )
+    root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=masks)
+    found = mctx.muzero_policy(
+        root=root,
+        # The noise above is spread over the legal actions only, mctx's over all.
+        dirichlet_fraction=0.0,
+        pb_c_init=config.exploration,
+        qtransform=scaled_values,
+        **common,
+    )
+    visits = found.search_tree.summary().visit_counts
+    policy = improved_policy(visits, config.temperature)
+    action = jax.random.categorical(action_key, jnp.log(policy), axis=-1)
+    return Decision(policy, action, found.search_tree)

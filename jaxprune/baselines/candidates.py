@@ -1,0 +1,44 @@
+"""The archive of finished candidates: begun empty, extended by scored masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune.envs import filterwise
+from jaxprune.envs.filterwise import Rules
+from jaxprune.problem import Archive, Problem, best
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def _costs(rules: Rules, masks: Array) -> Array:
+    return jax.vmap(lambda mask: filterwise.cost(rules, mask))(masks)
+
+
+def empty(num_filters: int) -> Archive:
+    """An archive without candidates."""
+    scores = np.zeros(0, np.float32)
+    masks = np.zeros((0, num_filters), np.uint8)
+    return Archive(masks=masks, cost=scores, loss=scores, accuracy=scores, validation=scores)
+
+
+def extend(archive: Archive, problem: Problem, masks: Array) -> Archive:
+    """Appends candidates, `[K, N]` with 1 = kept, scored on the training and validation splits."""
+    masks = jnp.asarray(masks)
+    inputs = masks.astype(jnp.float32)
+    train, validation = problem.evaluate(inputs), problem.validate(inputs)
+    new = Archive(
+        masks=np.asarray(masks, np.uint8),
+        cost=np.asarray(_costs(filterwise.rules(problem), masks), np.float32),
+        loss=np.asarray(train.loss, np.float32),
+        accuracy=np.asarray(train.accuracy, np.float32),
+        validation=np.asarray(validation.accuracy, np.float32),
+    )
+    return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
+
+
+def best_validation(archive: Archive, budget: float) -> float:
+    """The validation accuracy of the best feasible candidate."""
+    return float(archive.validation[best(archive, budget)])

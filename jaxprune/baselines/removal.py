@@ -1,0 +1,58 @@
+"""The least removal that meets a budget, given the order in which filters go."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxprune.envs import filterwise, groups
+from jaxprune.envs.filterwise import Rules
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def _least_removal(rules: Rules, score: Array) -> Array:
+    stays = groups.rank(rules.sizes, score) == groups.size(rules.sizes) - 1
+    order = jnp.argsort(jnp.where(stays, jnp.inf, score), stable=True)
+    position = jnp.zeros_like(order).at[order].set(jnp.arange(rules.num_filters))
+
+    def without(count: Array) -> Array:
+        return (position >= count).astype(jnp.uint8)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        enough = filterwise.feasible(rules, without(middle))
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    most = rules.num_filters - len(rules.sizes)
+    bounds = (jnp.int32(0), jnp.int32(most))
+    # Bisection over 0..most: one round more than the bits of `most` closes the interval.
+    _, count = jax.lax.fori_loop(0, most.bit_length() + 1, halve, bounds)
+    return without(count)
+
+
+def least_removal(rules: Rules, score: Array) -> Array:
+    """Removes filters in increasing order of their score until the budget is just met.
+
+    The filter with the highest score of each group always stays. The cost must not rise when a
+    filter is removed, as that of no network does; then one filter fewer would break the budget.
+
+    Args:
+        rules: the cost, the budget and the groups.
+        score: finite `[N]`, the lowest goes first; ties by index.
+
+    Returns:
+        The mask, uint8 `[N]`.
+
+    Raises:
+        ValueError: the budget cannot be met even with one filter in each group.
+    """
+    mask = _least_removal(rules, score)
+    cost = float(filterwise.cost(rules, mask))
+    if cost > rules.budget:
+        raise ValueError(
+            f"budget {rules.budget:g} cannot be met: with one filter left in each group the "
+            f"relative cost is {cost:.4g}; choose a budget of at least that"
+        )
+    return mask
