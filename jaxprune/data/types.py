@@ -18,9 +18,10 @@ class Split(NamedTuple):
 
     def divide(self, count: int, seed: int) -> tuple["Split", "Split"]:
         """Divides into the rest and `count` random examples (see `stratified_division`)."""
-        return tuple(
-            Split(self.images[index], self.labels[index])
-            for index in stratified_division(self.labels, count, seed)
+        others, picked = stratified_division(self.labels, count, seed)
+        return (
+            Split(self.images[others], self.labels[others]),
+            Split(self.images[picked], self.labels[picked]),
         )
 
 
@@ -78,9 +79,7 @@ def make_dataset(name: str, train: Split, test: Split, held_out: int, seed: int)
     )
 
 
-def stratified_division(
-    labels: np.ndarray, count: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_division(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Picks `count` examples at random, from each class in proportion to its size.
 
     Classes whose exact share is not a whole number get one more in the order of the fraction cut

@@ -1,5 +1,7 @@
 """The bundled networks: ordinary Flax Linen modules that know nothing of pruning.
 
+::
+
     network = models.build("vgg16", image_shape=(32, 32, 3))
     variables = network.init(jax.random.key(0))
     logits = network.apply(variables, x)
@@ -102,13 +104,15 @@ def build(name: str, image_shape: tuple[int, int, int], num_classes: int = 10) -
     input_shape = (1, prod(image_shape)) if entry.flat else (1, *image_shape)
 
     def init(key: Array) -> Variables:
-        return module.init(key, jnp.zeros(input_shape))
+        return dict(module.init(key, jnp.zeros(input_shape)))
 
     def apply(variables: Variables, x: Array) -> Array:
-        return module.apply(variables, x)
+        logits: Any = module.apply(variables, x)
+        return logits
 
     def apply_train(variables: Variables, x: Array) -> tuple[Array, Variables]:
         mutable = [collection for collection in variables if collection != "params"]
-        return module.apply(variables, x, train=True, mutable=mutable)
+        logits, state = module.apply(variables, x, train=True, mutable=mutable)
+        return logits, dict(state)
 
     return Network(name, module, entry.flat, jax.jit(init), apply, apply_train)

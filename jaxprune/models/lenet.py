@@ -1,4 +1,4 @@
-"""LeNet-5 in its Caffe form. (LeNet-300-100 is an `mlp.MLP`.)"""
+"""LeNet-5 in its Caffe form; LeNet-300-100 is an `mlp.MLP`."""
 
 from flax import linen as nn
 from jax import Array

@@ -26,6 +26,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Maps `[B, H, W, C]` to the block's output, smaller by `stride`."""
         norm = partial(_norm, use_running_average=not train)
         strides = (self.stride, self.stride)
         y = _conv(self.width, (3, 3), strides, padding=1, name="conv1")(x)
@@ -51,6 +52,7 @@ class BottleneckBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Maps `[B, H, W, C]` to the block's output, smaller by `stride`."""
         norm = partial(_norm, use_running_average=not train)
         strides = (self.stride, self.stride)
         y = _conv(self.width, (1, 1), name="conv1")(x)

@@ -1,0 +1,31 @@
+"""Fitting weights, for one network or for many masks of it, and measuring the result.
+
+::
+
+    recipe = training.default_recipe("cnn", "digits")
+    variables, history = training.fit(
+        network.apply_train, network.init(key), dataset.train, preprocess, recipe, key
+    )
+    training.accuracy(network.apply, variables, dataset.test, preprocess)
+
+Everything here takes plain functions of `variables = {"params": ..., **state}`, so a dense network,
+a masked and a compact one are trained by the same code.
+"""
+
+from jaxprune.training.fitting import History, Progress, finetune, finetune_many, fit
+from jaxprune.training.measuring import accuracy, scores
+from jaxprune.training.pretraining import pretrained
+from jaxprune.training.recipes import Recipe, default_recipe
+
+__all__ = [
+    "History",
+    "Progress",
+    "Recipe",
+    "accuracy",
+    "default_recipe",
+    "finetune",
+    "finetune_many",
+    "fit",
+    "pretrained",
+    "scores",
+]

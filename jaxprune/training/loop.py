@@ -1,0 +1,203 @@
+"""The training loop: an epoch as one jitted scan.
+
+On a CPU, XLA runs the gradient of a convolution inside a loop many times slower than outside one
+(JAX issue 12868). There, networks with convolutions are stepped from Python instead, without
+waiting for any step: the same computation, dispatched in pieces.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxprune.data import Split, augment
+from jaxprune.training.arguments import as_argument
+from jaxprune.training.recipes import Recipe, optimizer
+
+Variables = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What changes from step to step.
+
+    Attributes:
+        variables: `{"params": ..., **state}`.
+        optimizer: The state of the optax optimizer, step count included.
+    """
+
+    variables: Variables
+    optimizer: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """Means over the batches of an epoch, each measured just before its step.
+
+    Attributes:
+        loss: Cross-entropy, with label smoothing.
+        accuracy: Share of examples classified correctly.
+    """
+
+    loss: Array
+    accuracy: Array
+
+    def as_floats(self) -> dict[str, float]:
+        """The metrics by name, fetched from the device."""
+        return {name: float(value) for name, value in self._asdict().items()}
+
+
+class _Plan(NamedTuple):
+    """Everything static about a loop: what it is compiled for."""
+
+    recipe: Recipe
+    steps: int
+    batch_size: int
+
+    def optimizer(self) -> optax.GradientTransformation:
+        return optimizer(self.recipe, self.steps)
+
+
+class Loop:
+    """Trains `function(variables, *extra, x) -> (logits, state)` on one split, epoch by epoch.
+
+    What an epoch does follows from its number and the state alone, so a loop can be left after any
+    epoch and taken up again from its state.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Array, Variables]],
+        split: Split,
+        preprocess: Callable[[Array], Array],
+        recipe: Recipe,
+        key: Array,
+    ) -> None:
+        count = len(split.labels)
+        if count == 0:
+            raise ValueError("the split has no examples to fit")
+        batch_size = min(recipe.batch_size, count)
+        self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size)
+        self._functions = as_argument(function), as_argument(preprocess)
+        self._examples = jnp.asarray(split.images), jnp.asarray(split.labels)
+        self._key = key
+
+    def start(self, variables: Variables) -> TrainState:
+        """The state before the first step: a copy of the variables, and a fresh optimizer."""
+        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
+        return TrainState(variables, self._plan.optimizer().init(variables["params"]))
+
+    def epoch(
+        self, number: int, state: TrainState, extra: tuple = (), *, batched: bool = False
+    ) -> tuple[TrainState, Metrics]:
+        """Runs one epoch.
+
+        Args:
+            number: Which epoch, from 0.
+            state: The state before it; consumed, its memory is reused.
+            extra: Arguments of the function between the variables and x.
+            batched: Whether `state` and `extra` have a leading axis of candidates to `vmap` over.
+
+        Returns:
+            The state after the epoch and its metrics.
+        """
+        stepwise = jax.default_backend() == "cpu" and _has_convolutions(state, batched)
+        return (_epoch_by_steps if stepwise else _epoch)(
+            self._functions,
+            state,
+            extra,
+            self._examples,
+            jax.random.fold_in(self._key, number),
+            plan=self._plan,
+            batched=batched,
+        )
+
+
+def _has_convolutions(state: TrainState, batched: bool) -> bool:
+    """Whether any parameter has the rank of a convolution kernel."""
+    leaves = jax.tree.leaves(state.variables["params"])
+    return any(leaf.ndim - batched > 2 for leaf in leaves)
+
+
+@partial(jax.jit, static_argnames=("plan", "batched"), donate_argnames="state")
+def _epoch(functions, state, extra, examples, key, *, plan: _Plan, batched: bool):
+    def scan(state, extra):
+        def body(carry, batch):
+            index, step_key = batch
+            return _step(functions, carry, extra, examples, index, step_key, plan), None
+
+        carry = state, Metrics(jnp.zeros(()), jnp.zeros(()))
+        carry, _ = jax.lax.scan(body, carry, _batches(key, len(examples[1]), plan))
+        return carry
+
+    return (jax.vmap(scan) if batched else scan)(state, extra)
+
+
+def _epoch_by_steps(functions, state, extra, examples, key, *, plan: _Plan, batched: bool):
+    indices, keys = _jit_batches(key, len(examples[1]), plan)
+    shape = jnp.shape(jax.tree.leaves(extra)[0])[:1] if batched else ()
+    carry = state, Metrics(jnp.zeros(shape), jnp.zeros(shape))
+    for number in range(plan.steps):
+        carry = _numbered_step(
+            functions, carry, extra, examples, indices, keys, number, plan=plan, batched=batched
+        )
+    return carry
+
+
+@partial(jax.jit, static_argnames=("plan", "batched"), donate_argnames="carry")
+def _numbered_step(
+    functions, carry, extra, examples, indices, keys, number, *, plan: _Plan, batched: bool
+):
+    def step(carry, extra):
+        return _step(functions, carry, extra, examples, indices[number], keys[number], plan)
+
+    return (jax.vmap(step) if batched else step)(carry, extra)
+
+
+def _batches(key: Array, count: int, plan: _Plan) -> tuple[Array, Array]:
+    """A random order of the examples, `[steps, batch]` indices, and one key for each step."""
+    order_key, step_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, count)[: plan.steps * plan.batch_size]
+    return order.reshape(plan.steps, plan.batch_size), jax.random.split(step_key, plan.steps)
+
+
+_jit_batches = jax.jit(_batches, static_argnums=(1, 2))
+
+
+def _step(functions, carry, extra, examples, index, key, plan: _Plan):
+    """One step of the optimizer on the examples at `index`; adds to the metrics."""
+    function, preprocess = functions
+    state, metrics = carry
+    recipe = plan.recipe
+    images, labels = examples[0][index], examples[1][index]
+    if recipe.augment:
+        images = augment(key, images)
+    cast = _to_bfloat16 if recipe.precision == "bfloat16" else lambda tree: tree
+    x = cast(preprocess(images))
+
+    def loss_fn(params):
+        # The other collections, such as running means, are not cast: they add up small changes.
+        logits, new = function({**state.variables, "params": cast(params)}, *extra, x)
+        logits = logits.astype(jnp.float32)
+        targets = jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(targets, recipe.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (new, jnp.mean(logits.argmax(-1) == labels))
+
+    params = state.variables["params"]
+    (loss, (new, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    updates, optimizer_state = plan.optimizer().update(grads, state.optimizer, params)
+    variables = {**state.variables, **new, "params": optax.apply_updates(params, updates)}
+    metrics = Metrics(metrics.loss + loss / plan.steps, metrics.accuracy + accuracy / plan.steps)
+    return TrainState(variables, optimizer_state), metrics
+
+
+def _to_bfloat16(tree: Any) -> Any:
+    """Casts the floating-point leaves."""
+
+    def cast(leaf: Array) -> Array:
+        return leaf.astype(jnp.bfloat16) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)

@@ -1,0 +1,160 @@
+"""How weights are fitted: the settings, and which of them suit a bundled model."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import optax
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are fitted. Hashable: a training loop is compiled once for each recipe."""
+
+    epochs: int = 30
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Examples a step, at most the size of the split; an incomplete last batch is dropped."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum, or AdamW."""
+    learning_rate: float = 0.1
+    """The peak of the schedule: linear warmup, then cosine decay to 0."""
+    momentum: float = 0.9
+    """Momentum of SGD; AdamW keeps its own betas (0.9, 0.999)."""
+    weight_decay: float = 5e-4
+    """Decay of kernels; biases, BatchNorm scales and other vectors are left alone."""
+    warmup: float = 0.0
+    """Epochs of linear warmup; a fraction is allowed."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread evenly over all classes, in [0, 1)."""
+    augment: bool = False
+    """Random crops and mirror images (`data.augment`)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the computation; parameters stay float32. Auto: bfloat16 except on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            ValueError: Naming the first such field, its value and what is allowed.
+        """
+        rules = {
+            "epochs": (self.epochs >= 0, "0 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "warmup": (self.warmup >= 0, "0 or more"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "precision": (
+                self.precision in ("auto", "float32", "bfloat16"),
+                "auto, float32 or bfloat16",
+            ),
+        }
+        for name, (valid, allowed) in rules.items():
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {allowed}")
+
+    def resolved(self) -> "Recipe":
+        """The same recipe with the precision that "auto" stands for on this machine."""
+        if self.precision != "auto":
+            return self
+        on_cpu = jax.default_backend() == "cpu"
+        return replace(self, precision="float32" if on_cpu else "bfloat16")
+
+
+def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
+    """The learning rate of each step: linear warmup from 0, then cosine decay to 0.
+
+    Args:
+        recipe: How to fit.
+        steps: Steps of an epoch.
+
+    Returns:
+        A function of the step count.
+    """
+    total = max(1, recipe.epochs * steps)
+    warmup = min(round(recipe.warmup * steps), total - 1)
+    decay = optax.cosine_decay_schedule(recipe.learning_rate, total - warmup)
+    if not warmup:
+        return decay
+    rise = optax.linear_schedule(0.0, recipe.learning_rate, warmup)
+    return optax.join_schedules([rise, decay], [warmup])
+
+
+def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
+    """The optax optimizer of a recipe, its schedule included.
+
+    SGD adds the weight decay to the gradient, before the momentum, as PyTorch does and published
+    CIFAR recipes assume; AdamW decouples it (Loshchilov & Hutter, arXiv 1711.05101).
+
+    Args:
+        recipe: How to fit.
+        steps: Steps of an epoch.
+
+    Returns:
+        The optimizer.
+    """
+    rate = learning_rate(recipe, steps)
+    if recipe.optimizer == "adamw":
+        return optax.adamw(rate, weight_decay=recipe.weight_decay, mask=_decaying)
+    return optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay, mask=_decaying),
+        optax.sgd(rate, momentum=recipe.momentum, nesterov=True),
+    )
+
+
+def _decaying(params: optax.Params) -> optax.Params:
+    """Which parameters decay: matrices and convolution kernels, known by their rank."""
+
+    def is_kernel(leaf: Array) -> bool:
+        return leaf.ndim > 1
+
+    return jax.tree.map(is_kernel, params)
+
+
+_DIGITS = Recipe(epochs=40, batch_size=32, learning_rate=0.05, weight_decay=1e-3, warmup=2)
+_LENET5 = Recipe(epochs=20, batch_size=64, learning_rate=0.02, weight_decay=5e-4, warmup=1)
+_DENSE = Recipe(epochs=40, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, warmup=1)
+_CIFAR = Recipe(epochs=200, learning_rate=0.1, weight_decay=5e-4, warmup=5, augment=True)
+
+
+def default_recipe(
+    model: str, dataset: str, *, phase: Literal["pretrain", "finetune"] = "pretrain"
+) -> Recipe:
+    """The recipe for a bundled model on a bundled dataset.
+
+    The accuracies that they reach are in `experiments/results/reference_accuracy.md`.
+
+    Args:
+        model: One of `models.NAMES`.
+        dataset: One of `data.NAMES`.
+        phase: Whether the weights are fresh, or were fitted before: a quarter of the epochs at a
+            tenth of the learning rate, without warmup.
+
+    Returns:
+        The recipe; change single fields with `dataclasses.replace`.
+
+    Raises:
+        ValueError: If the phase is unknown.
+    """
+    if phase not in ("pretrain", "finetune"):
+        raise ValueError(f"unknown phase {phase!r}; it is pretrain or finetune")
+    if model in ("lenet300", "mlp"):
+        recipe = _DENSE
+    elif dataset == "cifar10":
+        recipe = _CIFAR
+    elif dataset == "digits":
+        recipe = _DIGITS
+    else:
+        recipe = _LENET5
+    if phase == "pretrain":
+        return recipe
+    return replace(
+        recipe,
+        epochs=-(-recipe.epochs // 4),
+        learning_rate=recipe.learning_rate / 10,
+        warmup=0.0,
+    )
