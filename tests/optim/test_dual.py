@@ -109,7 +109,7 @@ def test_multipliers_never_leave_their_bounds(step, violations, cap, start):
 
 
 def test_sum_that_would_round_to_above_the_cap():
-    """For 1.7 % of random pairs, of which this is one, multiplier + (cap - multiplier) > cap."""
+    """A pair for which multiplier + (cap - multiplier) > cap in float32."""
     unit = np.float32(2.0**-23)
     cap, multiplier = (np.float32(float.fromhex(x)) for x in ("0x1.e9aa5ap+0", "0x1.2f8d36p-1"))
     assert multiplier + np.float32(cap - multiplier) > cap
