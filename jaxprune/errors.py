@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something a user typed cannot work: the message names the value and the remedy, in one line."""
+    """What a user typed cannot work; the message names the value and the remedy in one line."""

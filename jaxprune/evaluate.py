@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-
 EXAMPLES_AT_ONCE = {True: 512, False: 16384}
 """Candidates times examples of one chunk, on a CPU and elsewhere: a CPU gains nothing from batches
 that its caches cannot hold."""

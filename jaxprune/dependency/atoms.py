@@ -79,7 +79,7 @@ class AtomTable:
         return roots
 
     def removable(self, atoms: Axis) -> np.ndarray:
-        """bool [size]: which positions may be removed as far as is known now."""
+        """Which positions may be removed as far as is known now: bool [size]."""
         return ~self._frozen[self.find(atoms)]
 
     def reason(self, atom: int) -> Reason | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxprune.dependency.atoms import AtomTable, Axes
 from jaxprune.dependency.groups import Masks, Structure
-from jaxprune.dependency.masking import _signature
+from jaxprune.dependency.masking import signature
 from jaxprune.dependency.program import SHAPELESS, Step, call, evaluate
 from jaxprune.dependency.rules import RULES, Kept, bind, take
 from jaxprune.dependency.trace import analyse_call
@@ -76,7 +76,7 @@ def compact(
                 "params are not those of this compact network; pass its `params` or what training "
                 "made of them"
             )
-        key = _signature(arguments)
+        key = signature(arguments)
         if key not in analysed:
             analysed[key] = analyse_call(fn, structure, arguments)
         table, program, out_tree = analysed[key]
@@ -135,7 +135,7 @@ class _Shrink:
 
 
 def _kept_channels(structure: Structure, masks: Masks) -> np.ndarray:
-    """bool [num_channels]."""
+    """Which channels the masks keep: bool [num_channels]."""
     structure.check_masks(masks)
     if any(isinstance(mask, jax.core.Tracer) for mask in masks.values()):
         raise ValueError("compact needs concrete masks: shapes depend on them; call it outside jit")

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Axis, Reason
 from jaxprune.dependency.program import Program, Step
-from jaxprune.dependency.rules import RULES
+from jaxprune.dependency.rules import summed
 
 Masks = Mapping[str, Any]
 """{group name: [size]}, 1 = keep, 0 = remove."""
@@ -93,7 +93,7 @@ class Structure:
       producers: (leaf, axis) pairs whose positions are the outputs of a layer.
       inputs_tree: the tree of the inputs the network was traced with.
       input_shapes: the shape of each input leaf.
-      input_channels: for each input leaf and axis, int32 [size]: the channel of each position or -1.
+      input_channels: the same for each input leaf and axis.
       param_counts: the number of trainable parameters.
       mac_counts: the number of multiply-adds for one example.
     """
@@ -271,7 +271,7 @@ def build_structure(
     for step in program.walk():
         if not _multiplies(step):
             continue
-        sums = RULES[step.eqn.primitive.name].summed(step.eqn)
+        sums = summed(step.eqn)
         terms.append(_multiply_adds(step, sums, batch))
         for operand, axes in enumerate(step.inputs):
             if not step.from_params[operand]:

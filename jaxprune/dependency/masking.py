@@ -10,7 +10,7 @@ import numpy as np
 from jaxprune.dependency.atoms import AtomTable, Axis
 from jaxprune.dependency.groups import Masks, Structure
 from jaxprune.dependency.program import SHAPELESS, Step, call, evaluate
-from jaxprune.dependency.rules import RULES, bind
+from jaxprune.dependency.rules import bind, summed
 from jaxprune.dependency.trace import analyse_call
 
 
@@ -42,7 +42,7 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
     def masked_fn(params: Any, masks: Masks, *arguments: Any) -> Any:
         structure.check_masks(masks)
         leaves = structure.check_params(params)
-        key = _signature(arguments)
+        key = signature(arguments)
         if key not in analysed:
             analysed[key] = analyse_call(fn, structure, arguments)
         table, program, out_tree = analysed[key]
@@ -68,11 +68,8 @@ def _masked_axes(table: AtomTable, step: Step) -> list[tuple[int, int, Axis]]:
 
     Of two operands, the one that depends on data is masked.
     """
-    rule = RULES.get(step.eqn.primitive.name)
-    if step.body is not None or rule is None or rule.summed is None:
-        return []
     found = []
-    for pair in rule.summed(step.eqn):
+    for pair in summed(step.eqn):
         operand, d = next((p for p in pair if not step.from_params[p[0]]), pair[0])
         channels = table.find(step.inputs[operand][d])
         channels = np.where(channels <= table.channels, channels, 0)
@@ -87,7 +84,7 @@ class _MaskVector:
     def __init__(self, structure: Structure, masks: Masks):
         self._masks = [jnp.asarray(masks[group.name]) for group in structure.groups]
         self._ends = np.cumsum([group.size for group in structure.groups])
-        self._whole = None
+        self._whole: Any = None
 
     def multiply(self, value: Any, d: int, channels: Axis) -> Any:
         """The value times the mask of the channels along its axis `d`."""
@@ -108,6 +105,7 @@ class _MaskVector:
         return self._whole[channels]
 
 
-def _signature(arguments: Any) -> Any:
+def signature(arguments: Any) -> Any:
+    """The tree, shapes and dtypes of arguments: what an analysis of a call depends on."""
     leaves, tree = jax.tree.flatten(arguments)
     return tree, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)

@@ -146,11 +146,12 @@ def call(
     constant: Callable[[Any, Axes], Any] = lambda value, axes: value,
 ) -> list[Any]:
     """Evaluates a step that calls a function, keeping what it says of differentiation."""
-    if step.body is None:
+    body = step.body
+    if body is None:
         raise ValueError(f"'{step.eqn.primitive.name}' calls no function")
 
     def run(*arguments):
-        return evaluate(step.body, arguments, bind, constant)
+        return evaluate(body, arguments, bind, constant)
 
     params = step.eqn.params
     if step.eqn.primitive.name != "custom_jvp_call":
@@ -164,13 +165,13 @@ def call(
     def derivative(primals, tangents):
         zeros = [False] * (len(primals) - skip)
         jaxpr, consts, zero_outputs = params["jvp_jaxpr_fun"].call_wrapped(*zeros)
-        body = analyse(
+        rule = analyse(
             table,
             ClosedJaxpr(jaxpr, consts),
             [*step.inputs[skip:], *step.inputs[skip:]],
             [*step.from_params[skip:], *step.from_params[skip:]],
         )
-        results = evaluate(body, [*primals[skip:], *tangents[skip:]], bind, constant)
+        results = evaluate(rule, [*primals[skip:], *tangents[skip:]], bind, constant)
         outputs, derivatives = results[: len(zero_outputs)], iter(results[len(zero_outputs) :])
         return outputs, [
             jnp.zeros_like(output) if zero else next(derivatives)

@@ -13,6 +13,8 @@ A rule has up to three parts:
   positions were removed. Most primitives take their shapes from their operands and need none.
 """
 
+# ruff: noqa: SIM905 - names of primitives read better as words than as a list of strings
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -42,6 +44,12 @@ def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
     """Evaluates an equation on values, with some of its parameters changed."""
     outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
+
+
+def summed(eqn: JaxprEqn) -> list[tuple[tuple[int, int], ...]]:
+    """The axes that an equation sums over, as tuples of (operand, axis) that run together."""
+    rule = RULES.get(eqn.primitive.name)
+    return rule.summed(eqn) if rule is not None and rule.summed is not None else []
 
 
 def freeze_everything(

@@ -130,8 +130,7 @@ def analyse_call(
 
 def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
     """The leading argument leaves that have the ranks and trees of the traced inputs."""
-    count = structure.inputs_tree.num_leaves
-    width = len(jax.tree.structure(structure.inputs_tree.unflatten([0] * count)).children())
+    width = len(structure.inputs_tree.unflatten([0] * len(structure.input_shapes)))
     leaves, tree = jax.tree.flatten(tuple(arguments[:width]))
     ranks = [len(shape) for shape in structure.input_shapes]
     if tree == structure.inputs_tree and [np.ndim(leaf) for leaf in leaves] == ranks:

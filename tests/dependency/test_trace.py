@@ -1,0 +1,180 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune import models, trace
+
+
+def bundled(name, image_shape):
+    network = models.build(name, image_shape)
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    shape = (2, int(np.prod(image_shape))) if network.flat else (2, *image_shape)
+    return network, variables, jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def dense_layer(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def layer(inputs, outputs):
+    return {"kernel": jnp.ones((inputs, outputs)), "bias": jnp.zeros(outputs)}
+
+
+def test_a_chain_of_layers():
+    network, variables, x = bundled("lenet300", (28, 28, 1))
+    structure = trace(network.apply, variables, x)
+    assert [(group.name, group.size) for group in structure.groups] == [("fc1", 300), ("fc2", 100)]
+    first = structure.groups[0]
+    assert first.layers == ("fc1",)
+    assert first.consumers == ("fc2",)
+    assert set(first.carried) == {"fc1/bias", "fc1/kernel", "fc2/kernel"}
+    assert structure.num_channels == 400
+    np.testing.assert_array_equal(structure.group_index, [0] * 300 + [1] * 100)
+    assert [(f.layers, f.size, f.reason) for f in structure.frozen] == [
+        (("fc3",), 10, "the function returns them")
+    ]
+
+
+def test_channels_are_numbered_in_the_order_of_the_layer():
+    network, variables, x = bundled("lenet300", (28, 28, 1))
+    structure = trace(network.apply, variables, x)
+    leaf = structure.paths.index("fc2/kernel")
+    np.testing.assert_array_equal(structure.channels[leaf][0], np.arange(300))
+    np.testing.assert_array_equal(structure.channels[leaf][1], np.arange(300, 400))
+
+
+def test_flatten_tiles_channels_over_positions():
+    network, variables, x = bundled("lenet5", (28, 28, 1))
+    structure = trace(network.apply, variables, x)
+    assert [(group.name, group.size) for group in structure.groups] == [
+        ("conv1", 20),
+        ("conv2", 50),
+        ("fc1", 500),
+    ]
+    kernel = structure.channels[structure.paths.index("fc1/kernel")][0]
+    np.testing.assert_array_equal(kernel, np.tile(np.arange(20, 70), 16))
+
+
+def test_a_residual_sum_couples_layers():
+    network, variables, x = bundled("resnet20", (32, 32, 3))
+    structure = trace(network.apply, variables, x)
+    by_name = {group.name: group for group in structure.groups}
+    assert by_name["conv1"].layers == (
+        "conv1",
+        "stage1_block0/conv2",
+        "stage1_block1/conv2",
+        "stage1_block2/conv2",
+    )
+    assert len(structure.groups) == 12  # 3 stages and the inner layer of 9 blocks
+    assert structure.num_channels == 16 + 32 + 64 + 3 * (16 + 32 + 64)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50"])
+def test_every_layer_but_the_last_is_prunable(name):
+    network, variables, x = bundled(name, (32, 32, 3))
+    structure = trace(network.apply, variables, x)
+    produced = {layer for group in structure.groups for layer in group.layers}
+    kernels = {path.removesuffix("/kernel") for path in structure.paths if path.endswith("/kernel")}
+    assert kernels - produced == {"classifier"}
+    assert [frozen.layers for frozen in structure.frozen] == [("classifier",)]
+
+
+def test_input_features_on_request():
+    network, variables, x = bundled("lenet300", (28, 28, 1))
+    structure = trace(network.apply, variables, x, prune_inputs=True)
+    assert [(g.name, g.size) for g in structure.groups] == [
+        ("input", 784),
+        ("fc1", 300),
+        ("fc2", 100),
+    ]
+
+
+def test_ignored_layers_stay_whole():
+    network, variables, x = bundled("resnet20", (32, 32, 3))
+    structure = trace(network.apply, variables, x, ignore=["stage1_*/conv1"])
+    names = {group.name for group in structure.groups}
+    assert not any(name.startswith("stage1_") for name in names)
+    assert {f.layers for f in structure.frozen if "ignored" in f.reason} == {
+        ("stage1_block0/conv1",),
+        ("stage1_block1/conv1",),
+        ("stage1_block2/conv1",),
+    }
+    with pytest.raises(ValueError, match="ignore: 'stage9_\\*' matches no layer"):
+        trace(network.apply, variables, x, ignore=["stage9_*"])
+
+
+def test_a_primitive_without_a_rule_freezes_and_says_so():
+    def apply(params, x):
+        hidden = jnp.sort(dense_layer(params["first"], x), axis=-1)
+        hidden = dense_layer(params["second"], hidden)
+        return dense_layer(params["third"], jnp.tanh(hidden))
+
+    params = {"first": layer(3, 8), "second": layer(8, 6), "third": layer(6, 2)}
+    structure = trace(apply, params, jnp.ones((4, 3)))
+    assert [group.name for group in structure.groups] == ["second"]
+    reasons = {frozen.layers: frozen for frozen in structure.frozen}
+    assert reasons[("first",)].reason == "no rule for primitive 'sort'"
+    assert "test_trace.py" in reasons[("first",)].source
+
+
+def test_concatenated_layers_form_groups_of_their_own():
+    def apply(params, x):
+        a, b = dense_layer(params["a"], x), dense_layer(params["b"], x)
+        return dense_layer(params["c"], jnp.concatenate([a, b], axis=-1))
+
+    params = {"a": layer(3, 4), "b": layer(3, 5), "c": layer(9, 2)}
+    structure = trace(apply, params, jnp.ones((4, 3)))
+    assert [(group.name, group.size) for group in structure.groups] == [("a", 4), ("b", 5)]
+    kernel = structure.channels[structure.paths.index("c/kernel")][0]
+    np.testing.assert_array_equal(kernel, np.arange(9))
+
+
+def test_parts_of_one_layer_that_are_read_apart():
+    def apply(params, x):
+        left, right = jnp.split(dense_layer(params["both"], x), 2, axis=-1)
+        return dense_layer(params["l"], left) + dense_layer(params["r"], right)
+
+    params = {"both": layer(3, 8), "l": layer(4, 2), "r": layer(4, 2)}
+    structure = trace(apply, params, jnp.ones((4, 3)))
+    assert [(group.name, group.size) for group in structure.groups] == [("both", 4), ("both#2", 4)]
+
+
+def test_splitting_an_axis_of_channels_freezes_it():
+    def apply(params, x):
+        hidden = dense_layer(params["first"], x).reshape(4, 2, 3)
+        return dense_layer(params["second"], hidden.mean(1))
+
+    params = {"first": layer(3, 6), "second": layer(3, 2)}
+    structure = trace(apply, params, jnp.ones((4, 3)))
+    assert structure.groups == ()
+    assert "splits an axis of channels" in structure.frozen[0].reason
+
+
+def test_one_example_traces_like_many():
+    network, variables, x = bundled("lenet5", (28, 28, 1))
+    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    assert str(trace(network.apply, variables, one)) == str(trace(network.apply, variables, x))
+
+
+def test_the_table_names_groups_and_totals():
+    network, variables, x = bundled("cnn", (8, 8, 1))
+    text = str(trace(network.apply, variables, x))
+    assert "conv1  16" in text
+    assert "frozen: classifier (10 channels): the function returns them" in text
+    assert "3 groups, 112 channels, 24,058 parameters, 378,496 multiply-adds" in text
+
+
+def test_flat_masks_round_trip():
+    network, variables, x = bundled("cnn", (8, 8, 1))
+    structure = trace(network.apply, variables, x)
+    vector = np.random.default_rng(0).random((5, structure.num_channels)) < 0.5
+    masks = structure.unflatten(vector)
+    assert {name: mask.shape for name, mask in masks.items()} == {
+        "conv1": (5, 16),
+        "conv2": (5, 32),
+        "conv3": (5, 64),
+    }
+    np.testing.assert_array_equal(structure.flatten(masks), vector)
+    with pytest.raises(ValueError, match="112 entries"):
+        structure.unflatten(vector[:, 1:])
