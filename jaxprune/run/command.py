@@ -36,8 +36,10 @@ def _main(argv: Sequence[str]) -> int:
     # From here on the libraries are needed; --help and most mistakes end before.
     from jaxprune import config, methods
     from jaxprune.run import display, pipeline
+    from jaxprune.run.compiled import keep_compiled
 
     config.check(options.run)
+    keep_compiled(options.run.cache_dir)
     settings = config.resolve(options.run, datetime.now())
     out = Path(settings.out or ".").expanduser()
     if not (settings.resume or settings.dry_run):

@@ -1,0 +1,356 @@
+"""The whole command: its files, its numbers, its refusals, and what interruptions do to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprune
+from jaxprune import data, models
+from jaxprune.config import RunConfig, to_json
+from jaxprune.methods import get
+from jaxprune.run import folder, main
+
+TINY = [
+    *(
+        "--model",
+        "lenet300",
+        "--method",
+        "random",
+        "--search.candidates",
+        "24",
+        "--search.batch",
+        "2",
+    ),
+    *("--pretrain-epochs", "2", "--finetune-epochs", "1", "--search-examples", "64"),
+]
+"""A run of a few seconds, with a search of twelve iterations to interrupt."""
+
+TINY_MCTS = [
+    *("--search.iterations", "3", "--search.games", "2", "--search.simulations", "2"),
+    *("--search.width", "2", "--search.learning-steps", "2", "--search.queue-length", "64"),
+    *("--budget", "0.8", "--pretrain-epochs", "2", "--finetune-epochs", "1"),
+    *("--search-examples", "64"),
+]
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def lasting(result):
+    """A result without its times."""
+    if isinstance(result, dict):
+        return {
+            name: lasting(value)
+            for name, value in result.items()
+            if name not in ("latency_ms", "seconds")
+        }
+    return result
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return ["--cache-dir", str(tmp_path_factory.mktemp("cache"))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """The folder of a tiny run without interruption."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([*TINY, *cache, "--out", str(out)]) == 0
+    return out
+
+
+def test_result_has_the_promised_keys(finished):
+    result = read(finished / "result.json")
+    common = {"test_accuracy", "params", "macs", "neurons", "latency_ms"}
+    pruned = common | {
+        "val_accuracy_before_finetuning",
+        "test_accuracy_before_finetuning",
+        "widths",
+    }
+    assert set(result) == {
+        *("method", "model", "dataset", "seed", "cost", "budget", "feasible"),
+        *("dense", "pruned", "baselines", "search", "compact_max_abs_difference"),
+    }
+    assert set(result["dense"]) == common
+    assert set(result["pruned"]) == pruned
+    assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
+    assert all(set(row) == pruned for row in result["baselines"].values())
+    assert set(result["search"]) == {"seconds", "candidates", "episodes", "device"}
+
+
+def test_result_describes_the_networks(finished):
+    result = read(finished / "result.json")
+    assert (result["method"], result["model"], result["dataset"]) == (
+        "random",
+        "lenet300",
+        "digits",
+    )
+    assert (result["seed"], result["cost"], result["budget"]) == (0, "macs", 0.5)
+    assert result["search"]["candidates"] == 24
+    assert result["compact_max_abs_difference"] < 1e-4
+    assert result["dense"]["neurons"] == 300 + 100
+    for row in (result["pruned"], *result["baselines"].values()):
+        assert row["neurons"] == sum(row["widths"].values())
+        assert row["macs"] <= 0.5 * result["dense"]["macs"]
+        assert row["params"] < result["dense"]["params"]
+        assert 0 < row["test_accuracy"] <= 1
+        assert row["latency_ms"] > 0
+    assert result["feasible"] is True
+
+
+def test_small_network_comes_back_and_has_the_reported_accuracy(finished):
+    result = read(finished / "result.json")
+    network = jaxprune.load(finished)
+    assert network.widths == result["pruned"]["widths"]
+    dataset = data.load("digits")
+    inputs = network.metadata["inputs"]
+    x = (dataset.test.images / 255 - np.array(inputs["mean"])) / np.array(inputs["std"])
+    x = x.reshape(-1, *network.input_shape).astype(np.float32)
+    logits = network(network.params, x)
+    accuracy = (np.asarray(logits).argmax(1) == dataset.test.labels).mean()
+    assert accuracy == pytest.approx(result["pruned"]["test_accuracy"], abs=1e-9)
+    assert (
+        sum(np.size(leaf) for leaf in jax.tree.leaves(network.params["params"]))
+        == (result["pruned"]["params"])
+    )
+
+
+def test_metrics_has_a_line_for_each_epoch_and_iteration(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    steps = {}
+    for line in lines:
+        steps.setdefault(line["phase"], []).append(line["step"])
+    assert steps["pretrain"] == [1, 2]
+    assert steps["search"] == list(range(1, 13))
+    assert steps["finetune pruned"] == [1]
+    found = [line["best_accuracy"] for line in lines if line["phase"] == "search"]
+    assert found == sorted(found)
+
+
+def test_report_and_settings_are_written(finished):
+    text = (finished / "report.md").read_text()
+    assert text.startswith("# lenet300 on digits, pruned by random\n")
+    assert {path.name for path in (finished / "figures").iterdir()} == {
+        *("widths.png", "candidates.png", "progress.png")
+    }
+    assert read(finished / "config.json")["search"] == {"candidates": 24, "batch": 2}
+
+
+def test_another_seed_gives_another_result(finished, cache, tmp_path):
+    assert main([*TINY, *cache, "--seed", "1", "--out", str(tmp_path / "other")]) == 0
+    other, first = read(tmp_path / "other" / "result.json"), read(finished / "result.json")
+    assert other["pruned"]["widths"] != first["pruned"]["widths"]
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+
+def start(words):
+    environment = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxprune.run", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def stop_when(process, milestone: Path, how: signal.Signals) -> str:
+    """Stops a process when a file appears, and returns what it said on stderr."""
+    until = time.monotonic() + 120
+    while not milestone.exists():
+        assert process.poll() is None, f"ended before {milestone}: {process.stderr.read()}"
+        assert time.monotonic() < until, f"{milestone} did not appear"
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    return errors
+
+
+def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_path):
+    out = tmp_path / "run"
+    places = ["--out", str(out), "--cache-dir", str(tmp_path / "cache")]
+    moments = [
+        ("config.json", signal.SIGKILL),  # before or while the dense network is trained
+        ("state/search/leaves.json", signal.SIGINT),
+        ("state/finetuned_pruned/leaves.json", signal.SIGKILL),
+        ("state/result.json", signal.SIGKILL),  # while the report is written
+    ]
+    words = [*TINY, *places]
+    for milestone, how in moments:
+        process = start(words)
+        errors = stop_when(process, out / milestone, how)
+        if how is signal.SIGINT:
+            assert process.returncode == 130
+            (line,) = errors.splitlines()
+            assert line.startswith("interrupted; to continue: python -m jaxprune.run --resume")
+        else:
+            assert process.returncode == -signal.SIGKILL
+        assert not (out / "result.json").exists()
+        words = ["--resume", *places]
+    assert main(words) == 0
+
+    assert lasting(read(out / "result.json")) == lasting(read(finished / "result.json"))
+    assert (out / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    resumed, whole = jaxprune.load(out), jaxprune.load(finished)
+    for left, right in zip(
+        jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_tree_search_interrupted_between_iterations_goes_on(tmp_path, cache, capsys):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*TINY_MCTS, *cache, "--out", str(whole)]) == 0
+
+    def interrupt():
+        until = time.monotonic() + 120
+        while not (broken / "state/search/leaves.json").exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert main([*TINY_MCTS, *cache, "--out", str(broken)]) == 130
+    thread.join()
+    assert "--resume" in capsys.readouterr().err
+    assert not (broken / "state/answer").exists()
+    assert main(["--resume", *cache, "--out", str(broken)]) == 0
+    assert lasting(read(broken / "result.json")) == lasting(read(whole / "result.json"))
+
+
+def test_finished_run_is_left_alone_when_resumed(finished, cache, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert main(["--resume", *cache, "--out", str(finished)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_damaged_state_is_recognised(finished, tmp_path, cache, capsys):
+    out = tmp_path / "run"
+    for path in finished.rglob("*"):
+        if path.is_file():
+            (out / path.relative_to(finished)).parent.mkdir(parents=True, exist_ok=True)
+            (out / path.relative_to(finished)).write_bytes(path.read_bytes())
+    (out / "result.json").unlink()
+    (out / "state/answer/leaves.json").write_text("{")
+    assert main(["--resume", *cache, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "damaged" in line
+    assert not (out / "result.json").exists()
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def refused(capsys, *words: str) -> str:
+    """The one line on stderr with which the command refuses."""
+    assert main(list(words)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxprune: error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "vgg99"], ["'vgg99'", *models.NAMES]),
+        (["--dataset", "imagenet"], ["'imagenet'", *data.NAMES]),
+        (["--method", "guess"], ["'guess'", "mcts", "magnitude", "random"]),
+        (["--cost", "joules"], ["'joules'", "macs", "params", "neurons"]),
+        (["--budget", "0"], ["--budget 0", "(0, 1]"]),
+        (["--budget", "1.5"], ["--budget 1.5", "(0, 1]"]),
+        (["--budget", "0.001"], ["0.001", "cannot be reached", "at least 0.0024"]),
+        (["--model", "vgg16"], ["'vgg16'", "8x8", "cnn"]),
+        (["--dataset", "mnist", "--data-dir", "nowhere"], ["'mnist'", "nowhere", "prepare"]),
+        (["--resume"], ["--resume needs --out"]),
+        (["--seed", "-1"], ["--seed -1"]),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, "--method", "random", *words)
+    for part in says:
+        assert part in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_dataset_is_refused(tmp_path, capsys):
+    version = tmp_path / "data" / "mnist" / "3.0.1"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").write_text("{")
+    (version / "features.json").write_text("{")
+    (version / "mnist-train.array_record-00000-of-00001").write_bytes(b"not a record")
+    line = refused(
+        capsys,
+        *(
+            "--dataset",
+            "mnist",
+            "--data-dir",
+            str(tmp_path / "data"),
+            "--out",
+            str(tmp_path / "run"),
+        ),
+    )
+    assert "cannot be read" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_run_is_refused(finished, capsys):
+    before = read(finished / "result.json")
+    line = refused(capsys, "--method", "magnitude", "--out", str(finished))
+    assert "holds a run already" in line
+    assert "--resume" in line
+    assert read(finished / "result.json") == before
+
+
+def test_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in refused(capsys, "--out", str(tmp_path / "file" / "run"))
+
+
+def test_resuming_is_refused_without_a_run_or_with_other_settings(finished, tmp_path, capsys):
+    assert "no run to resume" in refused(capsys, "--resume", "--out", str(tmp_path))
+    line = refused(capsys, "--resume", "--out", str(finished), "--finetune-epochs", "2")
+    assert "--finetune-epochs is 2, the run has 1" in line
+
+
+def test_second_process_on_the_same_run_is_refused(tmp_path, capsys):
+    settings = to_json(RunConfig(method="magnitude", model="cnn"), get("magnitude").Config())
+    with folder.create(tmp_path / "run", settings):
+        line = refused(capsys, "--resume", "--out", str(tmp_path / "run"))
+    assert "another process is working" in line
+
+
+def test_dry_run_shows_the_plan_and_begins_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run", "--method", "magnitude", "--budget", "0.25"]) == 0
+    shown = capsys.readouterr().out
+    assert "conv1  16" in shown
+    assert "smallest budget is 0.002309" in shown
+    assert "budget           0.25" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_default_run_keeps_the_accuracy_within_its_budget(tmp_path):
+    begin = time.monotonic()
+    assert main(["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]) == 0
+    assert time.monotonic() - begin < 240
+    result = read(tmp_path / "run" / "result.json")
+    assert result["feasible"]
+    assert result["pruned"]["test_accuracy"] >= result["dense"]["test_accuracy"] - 0.01
+    assert result["pruned"]["test_accuracy"] >= result["baselines"]["random"]["test_accuracy"]
