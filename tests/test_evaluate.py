@@ -98,7 +98,7 @@ def test_best_is_feasible_and_breaks_ties():
     assert best(candidates, 0.5) == 3
     assert best(candidates, 0.4) == 2
     assert best(candidates, 1.0) == 0
-    with pytest.raises(ValueError, match="none of the 5 candidates has a cost of at most 0.1"):
+    with pytest.raises(ValueError, match=r"none of the 5 candidates has a cost of at most 0.1"):
         best(candidates, 0.1)
 
 

@@ -62,6 +62,7 @@ def analyse(
     jaxpr: Any,
     inputs: Sequence[Axes],
     from_params: Sequence[bool],
+    caller: str = "",
 ) -> Program:
     """Gives every value of a closed jaxpr its atoms.
 
@@ -70,6 +71,7 @@ def analyse(
       jaxpr: a closed jaxpr, as `jax.make_jaxpr` returns it.
       inputs: the atoms of each of its arguments.
       from_params: which of its arguments are parameters.
+      caller: the source line to name for equations that carry none of their own.
     """
     consts = tuple(getattr(jaxpr, "consts", ()))
     jaxpr = jaxpr.jaxpr if hasattr(jaxpr, "jaxpr") else jaxpr
@@ -89,10 +91,11 @@ def analyse(
         operands = tuple(axes_of(var) for var in eqn.invars)
         parameters = tuple(isinstance(v, Literal) or of_params[v] for v in eqn.invars)
         name = eqn.primitive.name
-        reason = Reason(f"'{name}'", source_info_util.summarize(eqn.source_info))
+        reason = Reason(f"'{name}'", source_info_util.summarize(eqn.source_info) or caller)
         body = None
         if name in _CALLS:
-            body = analyse(table, eqn.params[_CALLS[name]], operands, parameters)
+            function = eqn.params[_CALLS[name]]
+            body = analyse(table, function, operands, parameters, reason.source)
             if name in SHAPELESS and any(_has_shapes(step) for step in body.walk()):
                 freeze_everything(table, eqn, operands, reason)
             results = body.outputs
