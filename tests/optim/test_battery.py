@@ -29,7 +29,6 @@ TRANSFORMS = {
     "proximal_scheduled": lambda: optax.chain(
         optax.sgd(rate), proximal(prox.l1, optax.linear_schedule(0.0, 1.0, 5), rate)
     ),
-    "proximal_group_l2": lambda: proximal_sgd(0.1, rows, 0.1),
     "proximal_l2": lambda: proximal_sgd(rate, prox.l2, 0.1),
     "scaled_proximal": lambda: scaled_proximal(
         optax.scale_by_adam(b2=0.9), adam_diagonal(b2=0.9), prox.mcp, 0.1, rate
@@ -37,13 +36,9 @@ TRANSFORMS = {
     "proximal_sgd": lambda: proximal_sgd(0.1, prox.elastic_net, 0.1, momentum=0.9),
     "proximal_adam": lambda: proximal_adam(0.1, prox.l1, 0.1),
     "proximal_adam_group_l2": lambda: proximal_adam(rate, rows, 0.1),
-    "proximal_adam_exclusive": lambda: proximal_adam(
-        0.1, functools.partial(prox.exclusive, axis=0), 0.1
-    ),
     "proximal_adam_plain": lambda: proximal_adam(rate, prox.l1, 0.1, scaled=False),
     "fista": lambda: fista(prox.l1, 0.1, 0.1),
     "fista_scheduled": lambda: fista(prox.l1, optax.linear_schedule(0.0, 1.0, 5), rate),
-    "fista_without_restart": lambda: fista(prox.l1, 0.1, 0.1, restart="none"),
     "dual_ascent": lambda: dual_ascent(rate, cap=2.0),
     "dual_pid": lambda: dual_pid(1.0, rate, 0.1, cap=2.0, smoothing=0.5),
     "observe_sparsity": observe_sparsity,
@@ -98,11 +93,11 @@ def run(name, params, state=None, steps=6, mixed=False):
 class TestEveryTransform:
     def test_compiles_once_and_equals_the_plain_call(self, name):
         params, gradient = problem()
-        moved, _ = run(name, params, steps=3)
+        moved, _ = run(name, params, steps=2)
         transform, _, traces = compiled(name, False)
         assert len(traces) == 1
         state = transform.init(params)
-        for _ in range(3):
+        for _ in range(2):
             updates, state = transform.update(gradient(params), state, params)
             params = optax.apply_updates(params, updates)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, params)
@@ -111,7 +106,7 @@ class TestEveryTransform:
         params, _ = problem(mixed=True)
         moved, state = run(name, params, mixed=True)
         assert len(compiled(name, True)[2]) == 1
-        assert jax.tree.map(jnp.dtype, moved) == jax.tree.map(jnp.dtype, params)
+        assert jax.tree.map(lambda x: x.dtype, moved) == jax.tree.map(lambda x: x.dtype, params)
         assert moved["n"] is None
         assert all(np.all(np.isfinite(x.astype(jnp.float32))) for x in jax.tree.leaves(moved))
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))

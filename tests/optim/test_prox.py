@@ -228,7 +228,7 @@ def test_no_perturbation_improves_a_grouped_operator(name, x, strength, step, da
             assert objective(u) <= objective(u + size * direction) + 1e-5
 
 
-@pytest.mark.parametrize("name", [*SEPARABLE, *GROUPED])
+@pytest.mark.parametrize("name", ["l1", "mcp", "scad", *GROUPED])
 @settings(max_examples=15, deadline=None)
 @given(x=matrices, strength=amounts, step=amounts)
 def test_equal_steps_for_each_coordinate_equal_one_step(name, x, strength, step):
@@ -332,7 +332,7 @@ def test_zeros_have_no_sign(name):
 @pytest.mark.parametrize("name", [*SEPARABLE, *GROUPED])
 def test_gradients_are_finite_at_zero(name):
     operator = {**SEPARABLE, **GROUPED}[name][0]
-    gradient = jax.grad(lambda x: jnp.sum(operator(x, 0.3) ** 2))(jnp.zeros((4, 3)))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(operator(x, 0.3) ** 2)))(jnp.zeros((4, 3)))
     assert np.all(np.isfinite(gradient))
 
 
