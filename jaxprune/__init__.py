@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         trace,
     )
     from jaxprune.errors import UserError
-    from jaxprune.evaluate import Scores, evaluate
+    from jaxprune.evaluate import Scores
     from jaxprune.export import LoadedNetwork, load
     from jaxprune.problem import Archive, Problem, SearchResult, best, make_problem
 
@@ -44,7 +44,6 @@ __all__ = [
     "UserError",
     "best",
     "compact",
-    "evaluate",
     "load",
     "make_problem",
     "masked",
@@ -56,7 +55,7 @@ _HOMES = {
         "CompactNetwork CouplingError Frozen Group Structure compact masked trace"
     ),
     "jaxprune.errors": "UserError",
-    "jaxprune.evaluate": "Scores evaluate",
+    "jaxprune.evaluate": "Scores",
     "jaxprune.export": "LoadedNetwork load",
     "jaxprune.problem": "Archive Problem SearchResult best make_problem",
 }
