@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,26 +19,12 @@ from jaxprune.methods import get
 from jaxprune.run import folder, main
 
 TINY = [
-    *(
-        "--model",
-        "lenet300",
-        "--method",
-        "random",
-        "--search.candidates",
-        "24",
-        "--search.batch",
-        "2",
-    ),
-    *("--pretrain-epochs", "2", "--finetune-epochs", "1", "--search-examples", "64"),
-]
-"""A run of a few seconds, with a search of twelve iterations to interrupt."""
-
-TINY_MCTS = [
-    *("--search.iterations", "3", "--search.games", "2", "--search.simulations", "2"),
+    *("--model", "lenet300", "--budget", "0.9", "--search-examples", "64"),
+    *("--pretrain-epochs", "2", "--finetune-epochs", "1"),
+    *("--search.iterations", "5", "--search.games", "2", "--search.simulations", "2"),
     *("--search.width", "2", "--search.learning-steps", "2", "--search.queue-length", "64"),
-    *("--budget", "0.8", "--pretrain-epochs", "2", "--finetune-epochs", "1"),
-    *("--search-examples", "64"),
 ]
+"""A run of a few seconds, with a tree search of five iterations to interrupt."""
 
 
 def read(path: Path):
@@ -91,18 +76,15 @@ def test_result_has_the_promised_keys(finished):
 
 def test_result_describes_the_networks(finished):
     result = read(finished / "result.json")
-    assert (result["method"], result["model"], result["dataset"]) == (
-        "random",
-        "lenet300",
-        "digits",
-    )
+    named = (result["method"], result["model"], result["dataset"])
+    assert named == ("mcts", "lenet300", "digits")
     assert (result["seed"], result["cost"], result["budget"]) == (0, "macs", 0.5)
-    assert result["search"]["candidates"] == 24
+    assert result["search"]["candidates"] >= result["search"]["episodes"] == 5 * 2
     assert result["compact_max_abs_difference"] < 1e-4
     assert result["dense"]["neurons"] == 300 + 100
     for row in (result["pruned"], *result["baselines"].values()):
         assert row["neurons"] == sum(row["widths"].values())
-        assert row["macs"] <= 0.5 * result["dense"]["macs"]
+        assert row["macs"] <= 0.9 * result["dense"]["macs"]
         assert row["params"] < result["dense"]["params"]
         assert 0 < row["test_accuracy"] <= 1
         assert row["latency_ms"] > 0
@@ -132,7 +114,7 @@ def test_metrics_has_a_line_for_each_epoch_and_iteration(finished):
     for line in lines:
         steps.setdefault(line["phase"], []).append(line["step"])
     assert steps["pretrain"] == [1, 2]
-    assert steps["search"] == list(range(1, 13))
+    assert steps["search"] == [1, 2, 3, 4, 5]
     assert steps["finetune pruned"] == [1]
     found = [line["best_accuracy"] for line in lines if line["phase"] == "search"]
     assert found == sorted(found)
@@ -140,11 +122,11 @@ def test_metrics_has_a_line_for_each_epoch_and_iteration(finished):
 
 def test_report_and_settings_are_written(finished):
     text = (finished / "report.md").read_text()
-    assert text.startswith("# lenet300 on digits, pruned by random\n")
+    assert text.startswith("# lenet300 on digits, pruned by mcts\n")
     assert {path.name for path in (finished / "figures").iterdir()} == {
         *("widths.png", "candidates.png", "progress.png")
     }
-    assert read(finished / "config.json")["search"] == {"candidates": 24, "batch": 2}
+    assert read(finished / "config.json")["search"]["games"] == 2
 
 
 def test_another_seed_gives_another_result(finished, cache, tmp_path):
@@ -209,26 +191,6 @@ def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_pat
         jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True
     ):
         np.testing.assert_array_equal(left, right)
-
-
-def test_tree_search_interrupted_between_iterations_goes_on(tmp_path, cache, capsys):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert main([*TINY_MCTS, *cache, "--out", str(whole)]) == 0
-
-    def interrupt():
-        until = time.monotonic() + 120
-        while not (broken / "state/search/leaves.json").exists() and time.monotonic() < until:
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    assert main([*TINY_MCTS, *cache, "--out", str(broken)]) == 130
-    thread.join()
-    assert "--resume" in capsys.readouterr().err
-    assert not (broken / "state/answer").exists()
-    assert main(["--resume", *cache, "--out", str(broken)]) == 0
-    assert lasting(read(broken / "result.json")) == lasting(read(whole / "result.json"))
 
 
 def test_finished_run_is_left_alone_when_resumed(finished, cache, capsys):
