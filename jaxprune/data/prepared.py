@@ -179,7 +179,8 @@ def _check(arrays: dict[str, np.ndarray], form: Format) -> None:
 def _read_cache(path: Path, form: Format) -> dict[str, np.ndarray] | None:
     """The arrays of a cache file, or None if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:  # the zip format checks a CRC of each array
+        # The zip format checks a CRC of each array.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in _ARRAYS}
         _check(arrays, form)
     except Exception:  # whatever is wrong with a cache file, the remedy is to make it again

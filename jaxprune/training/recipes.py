@@ -115,10 +115,13 @@ def _decaying(params: optax.Params) -> optax.Params:
     return jax.tree.map(is_kernel, params)
 
 
+_SMALL_DENSE = Recipe(
+    epochs=30, learning_rate=0.05, weight_decay=5e-4, warmup=1, label_smoothing=0.1
+)
+_MLP_CIFAR10 = Recipe(epochs=15, learning_rate=0.05, weight_decay=5e-4, warmup=1, augment=True)
+_SMALL_CONV = Recipe(epochs=6, batch_size=64, learning_rate=0.02, weight_decay=5e-4, warmup=1)
 _DIGITS = Recipe(epochs=40, batch_size=32, learning_rate=0.05, weight_decay=1e-3, warmup=2)
-_LENET5 = Recipe(epochs=20, batch_size=64, learning_rate=0.02, weight_decay=5e-4, warmup=1)
-_DENSE = Recipe(epochs=40, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, warmup=1)
-_CIFAR = Recipe(epochs=200, learning_rate=0.1, weight_decay=5e-4, warmup=5, augment=True)
+_CIFAR10 = Recipe(epochs=200, learning_rate=0.1, weight_decay=5e-4, warmup=5, augment=True)
 
 
 def default_recipe(
@@ -142,14 +145,13 @@ def default_recipe(
     """
     if phase not in ("pretrain", "finetune"):
         raise ValueError(f"unknown phase {phase!r}; it is pretrain or finetune")
-    if model in ("lenet300", "mlp"):
-        recipe = _DENSE
-    elif dataset == "cifar10":
-        recipe = _CIFAR
-    elif dataset == "digits":
+    dense = model in ("lenet300", "mlp")
+    if dataset == "digits":
         recipe = _DIGITS
+    elif dataset == "cifar10":
+        recipe = _MLP_CIFAR10 if dense else _CIFAR10
     else:
-        recipe = _LENET5
+        recipe = _SMALL_DENSE if dense else _SMALL_CONV
     if phase == "pretrain":
         return recipe
     return replace(
