@@ -108,6 +108,7 @@ def main() -> None:
         "command": "python " + " ".join(["experiments/benchmarks/proximal_step.py", *sys.argv[1:]]),
         "device": device.device_kind,
         "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[1], 1),  # of five minutes; above 1, others work too
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,
