@@ -20,7 +20,7 @@ def keep_compiled(cache_dir: Path | None) -> None:
     Args:
         cache_dir: See `jaxprune.data.cache.cache_folder`.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     folder = cache_folder(cache_dir) / f"compiled-{processor}"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class Job(NamedTuple):
     preprocess: data.Preprocess
     structure: Structure
 
-    def recipe(self, phase: str) -> training.Recipe:
+    def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
         """How weights are fitted in "pretrain" or "finetune"."""
         epochs = getattr(self.config, f"{phase}_epochs")
         recipe = training.default_recipe(self.network.name, self.dataset.name, phase=phase)
