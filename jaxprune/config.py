@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -92,6 +93,10 @@ PLACES = ("out", "resume", "dry_run", "data_dir", "cache_dir")
 """Fields that say where and how to run, not what to compute: they may change when resuming."""
 
 
+_APART = {"search", "versions"}
+"""What config.json holds besides the fields of RunConfig."""
+
+
 def check(config: RunConfig) -> None:
     """Raises UserError unless every value that stands alone is possible.
 
@@ -147,6 +152,19 @@ def to_json(config: RunConfig, search: Any) -> dict[str, Any]:
     return json.loads(json.dumps({**fields, "search": dataclasses.asdict(search)}))
 
 
+def versions() -> dict[str, str]:
+    """What made the numbers, as config.json holds it under "versions"."""
+    import jax
+
+    import jaxprune
+
+    return {
+        "jaxprune": jaxprune.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, Any]:
     """The settings that `to_json` wrote.
 
@@ -160,7 +178,7 @@ def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, A
     Raises:
         UserError: A setting is unknown: another version wrote it.
     """
-    fields = {name: value for name, value in settings.items() if name != "search"}
+    fields = {name: value for name, value in settings.items() if name not in _APART}
     try:
         return RunConfig(**fields), _build(search_type, settings["search"])
     except (KeyError, TypeError, ValueError) as error:
@@ -169,7 +187,7 @@ def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, A
 
 def difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:
     """The first setting in which two results of `to_json` differ, in words, or None."""
-    for name in sorted({*stored, *given} - {"search"}):
+    for name in sorted({*stored, *given} - _APART):
         if stored.get(name) != given.get(name):
             return (
                 f"--{name.replace('_', '-')} is {given.get(name)}, the run has {stored.get(name)}"

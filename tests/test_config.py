@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxprune import config, costs, data, methods, models
@@ -103,6 +104,15 @@ def test_places_make_no_difference():
     search = methods.get("magnitude").Config()
     there = RunConfig(out=Path("a"), data_dir=Path("b"), cache_dir=Path("c"), resume=True)
     assert config.to_json(there, search) == config.to_json(RunConfig(), search)
+
+
+def test_versions_are_kept_and_make_no_difference():
+    search = methods.get("magnitude").Config
+    plain = config.to_json(RunConfig(), search())
+    stored = plain | {"versions": config.versions()}
+    assert stored["versions"]["jax"] == jax.__version__
+    assert config.from_json(stored, search) == (RunConfig(), search())
+    assert config.difference(stored, plain) is None
 
 
 def test_settings_of_another_version_are_refused():

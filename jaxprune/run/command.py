@@ -59,7 +59,8 @@ def _main(argv: Sequence[str]) -> int:
             if settings.resume:
                 opened = folder.reopen(out)
             else:
-                opened = folder.create(out, config.to_json(settings, options.search))
+                stored = config.to_json(settings, options.search)
+                opened = folder.create(out, {**stored, "versions": config.versions()})
             resume = arguments.resume_command(settings)
             with opened:
                 if opened.finished:
