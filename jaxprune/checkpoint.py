@@ -27,6 +27,7 @@ from jaxprune.errors import UserError
 Key = tuple[str | int, ...]
 """Place of a leaf: names in dicts, named tuples and dataclasses, indices in lists and tuples."""
 
+_LONE = "array"
 _FORMAT = 1
 _ARRAYS = "arrays"
 _LEAVES = "leaves.json"
@@ -168,7 +169,7 @@ def _checked(leaf: dict[str, Any], stored: Any) -> np.ndarray:
     shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
     if 0 in shape:
         return np.zeros(shape, dtype)
-    for part in leaf["key"] or ("",):
+    for part in leaf["key"] or (_LONE,):
         stored = stored[str(part)]
     array = np.asarray(stored)
     if (array.shape, array.dtype, _checksum(array)) != (shape, dtype, leaf["crc32"]):
@@ -208,10 +209,10 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def _nested_dict(leaves: Iterable[tuple[Key, np.ndarray]]) -> dict[str, Any]:
-    """The nested dict that orbax stores; indices become strings, a lone array gets the name ''."""
+    """The nested dict that orbax stores; indices become strings, a lone array gets a name."""
     tree: dict[str, Any] = {}
     for key, array in leaves:
-        *parents, last = key or ("",)
+        *parents, last = key or (_LONE,)
         node = tree
         for part in parents:
             node = node.setdefault(str(part), {})
