@@ -1,6 +1,6 @@
 """Masked and compact networks do what removing channels by hand does."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -54,23 +54,29 @@ def every_model(*also_slow):
     )
 
 
+@cache
 def network_with_statistics(name, image_shape, batch=4):
-    """A bundled network with non-trivial statistics, an input and labels."""
+    """A bundled network with random weights and statistics, an input and labels.
+
+    The numbers come from numpy: initialising through JAX would compile something for every shape.
+    """
     network = models.build(name, image_shape)
-    variables = network.init(jax.random.key(0))
-    keys = iter(jax.random.split(jax.random.key(1), 500))
+    rng = np.random.default_rng(0)
 
-    def jitter(path, leaf):
-        name = path[-1].key
-        if name in ("scale", "var"):
-            return jax.random.uniform(next(keys), leaf.shape, minval=0.5, maxval=1.5)
-        if name in ("bias", "mean"):
-            return 0.1 * jax.random.normal(next(keys), leaf.shape)
-        return leaf
+    def fill(path, leaf):
+        kind = path[-1].key
+        if kind in ("scale", "var"):
+            values = rng.uniform(0.5, 1.5, leaf.shape)
+        elif kind in ("bias", "mean"):
+            values = rng.normal(0, 0.1, leaf.shape)
+        else:
+            values = rng.normal(0, 1 / np.sqrt(np.prod(leaf.shape[:-1])), leaf.shape)
+        return jnp.asarray(values, jnp.float32)
 
-    variables = jax.tree_util.tree_map_with_path(jitter, variables)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    variables = jax.tree_util.tree_map_with_path(fill, shapes)
     shape = (batch, int(np.prod(image_shape))) if network.flat else (batch, *image_shape)
-    x = jax.random.normal(jax.random.key(2), shape)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
     return network, variables, x, jnp.arange(batch) % 10
 
 
