@@ -4,7 +4,7 @@
 
 Random masks that keep half of the channels are scored on the same images in four ways:
 
-- masked: `jaxprune.evaluate.evaluate`, K = 1, 8 and 64 candidates in one call, one compiled program;
+- masked: `evaluate` of `jaxprune.evaluate`, K = 1, 8 and 64 candidates in one call, compiled once;
 - compact: each candidate made smaller by `jaxprune.compact` and run alone, compilation left out
   (it is given in a column of its own, since every new shape pays it);
 - PyTorch pruned: the same filters removed from a PyTorch network, one candidate after another;

@@ -84,7 +84,7 @@ class State(NamedTuple):
     """
 
     archive: Archive
-    iteration: np.ndarray
+    iteration: np.int32
     key: Array
 
 

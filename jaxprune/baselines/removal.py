@@ -11,7 +11,7 @@ from jaxprune.envs.filterwise import Rules
 
 
 @functools.partial(jax.jit, static_argnames="rules")
-def _least_removal(rules: Rules, score: Array) -> Array:
+def _least_removal(rules: Rules, score: Array) -> tuple[Array, Array, Array]:
     stays = groups.rank(rules.sizes, score) == groups.size(rules.sizes) - 1
     order = jnp.argsort(jnp.where(stays, jnp.inf, score), stable=True)
     position = jnp.zeros_like(order).at[order].set(jnp.arange(rules.num_filters))
@@ -29,7 +29,8 @@ def _least_removal(rules: Rules, score: Array) -> Array:
     bounds = (jnp.int32(0), jnp.int32(most))
     # Bisection over 0..most: one round more than the bits of `most` closes the interval.
     _, count = jax.lax.fori_loop(0, most.bit_length() + 1, halve, bounds)
-    return without(count)
+    mask = without(count)
+    return mask, filterwise.cost(rules, mask), filterwise.feasible(rules, mask)
 
 
 def least_removal(rules: Rules, score: Array) -> Array:
@@ -48,11 +49,10 @@ def least_removal(rules: Rules, score: Array) -> Array:
     Raises:
         ValueError: the budget cannot be met even with one filter in each group.
     """
-    mask = _least_removal(rules, score)
-    cost = float(filterwise.cost(rules, mask))
-    if cost > rules.budget:
+    mask, cost, feasible = _least_removal(rules, score)
+    if not feasible:
         raise ValueError(
             f"budget {rules.budget:g} cannot be met: with one filter left in each group the "
-            f"relative cost is {cost:.4g}; choose a budget of at least that"
+            f"relative cost is {float(cost):.4g}; choose a budget of at least that"
         )
     return mask

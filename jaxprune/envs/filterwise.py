@@ -40,6 +40,7 @@ class Rules:
 
     @property
     def num_filters(self) -> int:
+        """The number of filters of all groups, N."""
         return sum(self.sizes)
 
     @property

@@ -26,7 +26,7 @@ from jaxprune.optim.transform import Prox, ScalarOrSchedule
 class FistaState(NamedTuple):
     """State of :func:`fista`."""
 
-    count: jax.Array  # shape=(), dtype=int32; steps taken
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32; steps taken
     momentum: jax.Array  # shape=(), dtype=float32; t_k of the method, 1 after a restart
     iterate: PyTree  # like the parameters; x_k, on the proximal operator: the answer
 

@@ -33,7 +33,7 @@ from jaxprune.optim.transform import ScalarOrSchedule
 class DualAscentState(NamedTuple):
     """State of :func:`dual_ascent`."""
 
-    count: jax.Array  # shape=(), dtype=int32; steps taken
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32; steps taken
 
 
 def dual_ascent(
@@ -87,7 +87,7 @@ def dual_ascent(
 class DualPIDState(NamedTuple):
     """State of :func:`dual_pid`; the trees are like the multipliers, at least float32."""
 
-    count: jax.Array  # shape=(), dtype=int32; steps taken
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32; steps taken
     integral: PyTree  # in [0, cap]; sum of integral gain times violation
     smoothed: PyTree  # moving average of the violation
 

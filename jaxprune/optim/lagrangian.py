@@ -118,7 +118,7 @@ def lagrangian(
 
         scale = jnp.ones([], jnp.float32)
         if normalize:
-            scale = 1.0 / (1.0 + sum(jnp.sum(m) for m in jax.tree.leaves(multipliers)))
+            scale = scale / (1.0 + sum(jnp.sum(m) for m in jax.tree.leaves(multipliers)))
         weights = jax.tree.map(lambda m, cost: (scale * m).astype(cost.dtype), multipliers, costs)
         (gradient,) = pull_back((scale.astype(value.dtype), weights))
 
@@ -132,11 +132,9 @@ def lagrangian(
 
 def _check_like(costs: Any, budgets: Any) -> None:
     """Raises ValueError unless each cost has a budget of its shape."""
-    if jax.tree.structure(costs) != jax.tree.structure(budgets):
-        raise ValueError(
-            f"costs and budgets differ in structure: {jax.tree.structure(costs)} and "
-            f"{jax.tree.structure(budgets)}."
-        )
+    trees: list[Any] = [jax.tree.structure(costs), jax.tree.structure(budgets)]
+    if trees[0] != trees[1]:
+        raise ValueError(f"costs and budgets differ in structure: {trees[0]} and {trees[1]}.")
     for cost, budget in zip(jax.tree.leaves(costs), jax.tree.leaves(budgets), strict=True):
         if jnp.shape(cost) != jnp.shape(budget):
             raise ValueError(

@@ -29,7 +29,7 @@ ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], jax.Array]
 class ProximalState(NamedTuple):
     """State of :func:`proximal`."""
 
-    count: jax.Array  # shape=(), dtype=int32; steps taken
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32; steps taken
 
 
 def proximal(
@@ -107,7 +107,7 @@ def proximal(
 class ScaledProximalState(NamedTuple):
     """State of :func:`scaled_proximal`."""
 
-    count: jax.Array  # shape=(), dtype=int32; steps taken
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32; steps taken
     preconditioner: optax.OptState  # state of the transform that scales the gradients
 
 
@@ -177,7 +177,9 @@ def scaled_proximal(
 
 
 def adam_diagonal(
-    b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    eps_root: jax.typing.ArrayLike = 0.0,
 ) -> Callable[[optax.ScaleByAdamState], PyTree]:
     r"""The diagonal of ``optax.scale_by_adam``, for :func:`scaled_proximal`.
 

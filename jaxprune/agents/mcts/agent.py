@@ -33,6 +33,7 @@ A round takes two compiled calls (self-play; learning with greedy pruning) besid
 the candidates, and nothing is compiled after the first round.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -78,11 +79,11 @@ class State(NamedTuple):
     variables: Any
     optimizer: optax.OptState
     queue: Queue
-    baseline: Array
+    baseline: np.float32
     greedy_mask: Array
-    stop_counter: Array
-    iteration: Array
-    episodes: Array
+    stop_counter: np.int32
+    iteration: np.int32
+    episodes: np.int32
     archive: Archive
 
 
@@ -92,12 +93,15 @@ class SelfPlay(NamedTuple):
     Attributes:
         queue: the queue with the new positions, their outcomes still open.
         masks: the finished networks, uint8 `[games, N]`.
+        found: the finished network of highest training accuracy that each game's trees evaluated;
+            its own finished network if they evaluated none. uint8 `[games, N]`.
         moves: removals made in all games together.
         entropy: mean entropy of the improved policies, in nats.
     """
 
     queue: Queue
     masks: Array
+    found: Array
     moves: Array
     entropy: Array
 
@@ -111,6 +115,11 @@ class Losses(NamedTuple):
 
 def _network(config: Config) -> PolicyValueNetwork:
     return PolicyValueNetwork(width=config.width, head=config.head)
+
+
+def _within_a_round(config: Config) -> Config:
+    """The settings without those of the outer loop, so that changing these compiles nothing."""
+    return dataclasses.replace(config, iterations=1, patience=1, seconds=None, baseline=None)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
@@ -136,7 +145,8 @@ def policy_value(
         Logits `[B, N]`, illegal removals at -1e9, and values `[B]` in [-1, 1].
     """
     inputs = jax.vmap(lambda mask: features(rules, importance, mask))(masks)
-    logits, values = _network(config).apply(variables, inputs)
+    network: Any = _network(config)
+    logits, values = network.apply(variables, inputs)
     logits = logits - config.importance_prior * relative_importance(rules, importance)
     legal = jax.vmap(lambda mask: filterwise.legal(rules, mask))(masks)
     return jnp.where(legal, logits, tree.ILLEGAL_LOGIT), values
@@ -187,32 +197,39 @@ def self_play(
 
     if config.terminal == "evaluate":
         score = functools.partial(accuracy, constants)
-        outcomes = tree.judge(rules, score, baseline, config.evaluation_batch)
+        judgement = tree.judge(rules, score, baseline, config.evaluation_batch)
     else:
-        outcomes = tree.guess(rules, assess)
+        judgement = tree.guess(rules, assess)
 
     def running(masks: Array) -> Array:
         return ~jax.vmap(lambda mask: filterwise.finished(rules, mask))(masks)
 
-    def move(carry: tuple[Array, Queue, Array, Array, Array]) -> tuple:
-        masks, queue, key, moves, entropy = carry
+    def move(carry: tuple) -> tuple:
+        masks, queue, key, best, moves, entropy = carry
         key, search_key = jax.random.split(key)
-        decision = tree.search(config, rules, assess, outcomes, masks, search_key)
+        decision = tree.search(config, rules, assess, judgement, masks, search_key)
         playing = running(masks)
         queue = queues.push(queue, masks, decision.policy, playing)
+        better = playing & (decision.finished.accuracy > best.accuracy)
+        best = tree.Node(
+            jnp.where(better[:, None], decision.finished.mask, best.mask),
+            jnp.where(better, decision.finished.accuracy, best.accuracy),
+        )
         spread = -jnp.sum(jax.scipy.special.xlogy(decision.policy, decision.policy), axis=-1)
         masks = jax.vmap(lambda mask, a: filterwise.step(rules, mask, a).mask)(
             masks, decision.action
         )
-        return masks, queue, key, moves + playing.sum(), entropy + jnp.sum(spread * playing)
+        return masks, queue, key, best, moves + playing.sum(), entropy + jnp.sum(spread * playing)
 
     start = jnp.tile(filterwise.reset(rules), (config.games, 1))
-    masks, queue, _, moves, entropy = jax.lax.while_loop(
+    nothing = tree.Node(start, jnp.full(config.games, tree.UNKNOWN))
+    masks, queue, _, best, moves, entropy = jax.lax.while_loop(
         lambda carry: running(carry[0]).any(),
         move,
-        (start, queue, key, jnp.int32(0), jnp.float32(0)),
+        (start, queue, key, nothing, jnp.int32(0), jnp.float32(0)),
     )
-    return SelfPlay(queue, masks, moves, entropy / jnp.maximum(moves, 1))
+    found = jnp.where((best.accuracy > tree.UNKNOWN)[:, None], best.mask, masks)
+    return SelfPlay(queue, masks, found, moves, entropy / jnp.maximum(moves, 1))
 
 
 def loss(
@@ -330,38 +347,36 @@ def init(config: Config, problem: Problem, key: Array) -> State:
         variables=variables,
         optimizer=_optimizer(config).init(variables),
         queue=queues.empty(config.queue_length, rules.num_filters),
-        baseline=jnp.float32(baseline),
+        baseline=np.float32(baseline),
         greedy_mask=magnitude[better],
-        stop_counter=jnp.int32(0),
-        iteration=jnp.int32(0),
-        episodes=jnp.int32(0),
+        stop_counter=np.int32(0),
+        iteration=np.int32(0),
+        episodes=np.int32(0),
         archive=archive,
     )
 
 
 def finished(config: Config, state: State) -> bool:
     """Whether the search has reached its patience or its number of rounds."""
-    return (
-        int(state.stop_counter) >= config.patience or int(state.iteration) >= config.iterations
-    )
+    return int(state.stop_counter) >= config.patience or int(state.iteration) >= config.iterations
 
 
-def raise_baseline(state: State, mask: Array, accuracy: Array) -> State:
+def raise_baseline(state: State, mask: Array, accuracy: float) -> State:
     """Lines 11 to 16 of Algorithm 3: the rising baseline and the stop counter.
 
     Args:
         state: the state.
         mask: the greedily pruned network, `[N]`.
-        accuracy: its training accuracy, `[]`; -1 if it breaks the budget.
+        accuracy: its training accuracy; -1 if it breaks the budget.
 
     Returns:
         The state with b, the network it belongs to and the stop counter renewed.
     """
     better = bool(accuracy > state.baseline)
     return state._replace(
-        baseline=jnp.float32(accuracy) if better else state.baseline,
+        baseline=np.float32(accuracy) if better else state.baseline,
         greedy_mask=mask if better else state.greedy_mask,
-        stop_counter=jnp.int32(0) if better else state.stop_counter + 1,
+        stop_counter=np.int32(0 if better else state.stop_counter + 1),
     )
 
 
@@ -383,10 +398,11 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     importance = jnp.asarray(problem.importance, jnp.float32)
     key, play_key, learn_key = jax.random.split(jnp.asarray(state.key), 3)
 
+    settings = _within_a_round(config)
     chunk = min(config.evaluation_batch, config.games)
     accuracy = accuracy_of(problem.evaluate, (chunk, rules.num_filters))
     played = self_play(
-        config,
+        settings,
         rules,
         *accuracy,
         importance,
@@ -402,7 +418,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         archive.cost[-config.games :] <= problem.budget,
     )
     variables, optimizer, queue, losses, greedy_mask = learn(
-        config,
+        settings,
         rules,
         importance,
         state.variables,
@@ -411,6 +427,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         outcomes,
         learn_key,
     )
+    if config.terminal == "evaluate":
+        archive = candidates.extend(archive, problem, played.found)
     archive = candidates.extend(archive, problem, greedy_mask[None])
     greedy_accuracy = archive.accuracy[-1] if archive.cost[-1] <= problem.budget else -1.0
 
@@ -419,8 +437,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         variables=variables,
         optimizer=optimizer,
         queue=queue,
-        iteration=state.iteration + 1,
-        episodes=state.episodes + config.games,
+        iteration=np.int32(state.iteration + 1),
+        episodes=np.int32(state.episodes + config.games),
         archive=archive,
     )
     return state, {

@@ -21,7 +21,7 @@ class Config:
     """Stop after this many rounds without a better greedy result (the paper's n_s)."""
 
     seconds: float | None = None
-    """Stop after the round that passes this time. A time limit makes results depend on the machine."""
+    """Stop after the round that passes this time, which makes results depend on the machine."""
 
     games: int = 8
     """Self-play games of one round, played as one batch (the paper's n_sim)."""
@@ -42,7 +42,7 @@ class Config:
     """Sum of the noise's Dirichlet parameters over all legal removals."""
 
     temperature: float = 1.0
-    """Removals are drawn from visits^(1/temperature); 0 takes the most visited (the paper's tau)."""
+    """Removals are drawn from visits^(1/temperature); 0 takes the most visited (paper: tau)."""
 
     terminal: Literal["evaluate", "value"] = "evaluate"
     """Score of a finished network in the tree: its measured accuracy, or the value head's guess."""

@@ -73,7 +73,7 @@ class PolicyValueNetwork(nn.Module):
         """
         batch, num_filters, _ = features.shape
         x = jnp.pad(features, ((0, 0), (0, padded(num_filters) - num_filters), (0, 0)))
-        first_block = None
+        first_block = x
         for block, (multiple, convolutions) in enumerate(BLOCKS, start=1):
             for index in range(1, convolutions + 1):
                 x = nn.Conv(
@@ -83,15 +83,15 @@ class PolicyValueNetwork(nn.Module):
                     name=f"conv{block}_{index}",
                 )(x)
                 x = nn.relu(x)
-            first_block = x if first_block is None else first_block
+            first_block = x if block == 1 else first_block
             x = nn.max_pool(x, window_shape=(2,), strides=(2,))
 
         flat = x.reshape(batch, -1)
         value = nn.Dense(1, kernel_init=nn.initializers.zeros, name="fc6_2")(flat)
         if choose_head(self.head, num_filters) == "dense":
-            policy = nn.Dense(
-                padded(num_filters), kernel_init=nn.initializers.zeros, name="fc6_1"
-            )(flat)
+            policy = nn.Dense(padded(num_filters), kernel_init=nn.initializers.zeros, name="fc6_1")(
+                flat
+            )
         else:
             context = jnp.repeat(x, REDUCTION, axis=1)
             policy = jnp.concatenate([first_block, context], axis=-1)

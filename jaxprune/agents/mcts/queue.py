@@ -84,9 +84,10 @@ def settle(queue: Queue, outcomes: Array) -> Queue:
 
 
 def sample(queue: Queue, key: Array, count: int) -> tuple[Array, Array, Array]:
-    """Draws samples with replacement: masks `[count, N]`, policies `[count, N]`, outcomes `[count]`.
+    """Draws samples with replacement from a queue that is not empty.
 
-    The queue must not be empty.
+    Returns:
+        Masks `[count, N]`, policies `[count, N]` and outcomes `[count]`.
     """
     rows = jax.random.randint(key, (count,), 0, queue.size)
     return queue.masks[rows], queue.policies[rows], queue.outcomes[rows]

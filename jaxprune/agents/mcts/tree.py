@@ -4,7 +4,7 @@ Algorithm 1 of the supplement runs `n_mcts` simulations from a state and turns t
 N(s, a) of the root into the improved policy pi. The supplement does not print the simulation
 itself. Here it is PUCT as mctx implements it (or, by a setting, Gumbel MuZero search), in which
 
-- a node is a mask, and nothing else is stored for it;
+- a node is a mask, and where it finished a game, the accuracy it was judged by;
 - actions that the rules forbid get the logit -1e9 in the interior and are invalid at the root, so
   that no node of the tree breaks the rules; a softmax over them stays finite even where nothing
   is legal;
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import mctx
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxprune.agents.mcts.config import Config
 from jaxprune.envs import filterwise
@@ -31,8 +32,26 @@ ILLEGAL_LOGIT = -1e9
 Assess = Callable[[Array], tuple[Array, Array]]
 """Masks `[B, N]` -> logits `[B, N]`, illegal removals at -1e9, and values `[B]` in [-1, 1]."""
 
-Outcome = Callable[[Array, Array], Array]
-"""Masks `[B, N]`, which of them are to be judged, bool `[B]` -> outcomes `[B]` in [-1, 1]."""
+UNKNOWN = -1.0
+"""The accuracy of a node that was not evaluated, or is above the budget."""
+
+
+class Judgement(NamedTuple):
+    """How games ended: outcomes `[B]` in [-1, 1] and training accuracies `[B]`, or `UNKNOWN`."""
+
+    outcome: Array
+    accuracy: Array
+
+
+Judge = Callable[[Array, Array], Judgement]
+"""Masks `[B, N]`, which of them are to be judged, bool `[B]` -> judgement; 0 for the others."""
+
+
+class Node(NamedTuple):
+    """A node of the tree: the mask, uint8 `[N]`, and its training accuracy or `UNKNOWN`."""
+
+    mask: Array
+    accuracy: Array
 
 
 class Decision(NamedTuple):
@@ -41,16 +60,18 @@ class Decision(NamedTuple):
     Attributes:
         policy: the improved policy pi, float32 `[B, N]`.
         action: the removal to make, drawn from the policy, int32 `[B]`.
+        finished: the finished network of highest training accuracy in each tree, if any.
         tree: the search tree, for inspection; unused parts cost nothing under `jit`.
     """
 
     policy: Array
     action: Array
+    finished: Node
     tree: mctx.Tree
 
 
 def improved_policy(visits: Array, temperature: float) -> Array:
-    """Algorithm 1: pi(a) = N(a)^(1/tau) / sum_b N(b)^(1/tau), or one-hot at the largest for tau = 0.
+    """Algorithm 1: pi(a) = N(a)^(1/tau) / sum_b N(b)^(1/tau); one-hot at the largest if tau = 0.
 
     Args:
         visits: int `[..., N]`, at least one of the last axis positive.
@@ -65,15 +86,14 @@ def improved_policy(visits: Array, temperature: float) -> Array:
     return jax.nn.softmax(jnp.log(visits.astype(jnp.float32)) / temperature, axis=-1)
 
 
-def outcome(accuracy: Array, baseline: Array, feasible: Array) -> Array:
+def outcome(accuracy: ArrayLike, baseline: ArrayLike, feasible: ArrayLike) -> Array:
     """Algorithm 2: +1 where the accuracy beats the baseline, else -1; -1 above the budget."""
-    return jnp.where((accuracy > baseline) & feasible, 1.0, -1.0)
+    won = jnp.asarray(accuracy) > jnp.asarray(baseline)
+    return jnp.where(won & jnp.asarray(feasible), 1.0, -1.0)
 
 
-def judge(
-    rules: Rules, accuracy: Callable[[Array], Array], baseline: Array, chunk: int
-) -> Outcome:
-    """The outcome of finished games, with the network evaluated for no others.
+def judge(rules: Rules, accuracy: Callable[[Array], Array], baseline: Array, chunk: int) -> Judge:
+    """Judges finished games by their networks' accuracy, and evaluates no other networks.
 
     The masks to be judged are moved to the front and evaluated `chunk` at a time, by a loop that
     ends after the last of them: the work follows the number of games that finished.
@@ -85,10 +105,10 @@ def judge(
         chunk: masks evaluated together.
 
     Returns:
-        The function from masks and their selection to outcomes; where not selected, 0.
+        The judge.
     """
 
-    def outcomes(masks: Array, selected: Array) -> Array:
+    def judgement(masks: Array, selected: Array) -> Judgement:
         games = masks.shape[0]
         size = min(chunk, games)
         order = jnp.argsort(~selected, stable=True)
@@ -103,39 +123,47 @@ def judge(
         chunks = (selected.sum() + size - 1) // size
         accuracies = jax.lax.fori_loop(0, chunks, evaluate_chunk, jnp.zeros(games))
         feasible = jax.vmap(lambda mask: filterwise.feasible(rules, mask))(masks)
-        return jnp.where(selected, outcome(accuracies, baseline, feasible), 0.0)
+        return Judgement(
+            outcome=jnp.where(selected, outcome(accuracies, baseline, feasible), 0.0),
+            accuracy=jnp.where(selected & feasible, accuracies, UNKNOWN),
+        )
 
-    return outcomes
+    return judgement
 
 
-def guess(rules: Rules, assess: Assess) -> Outcome:
-    """The value head's guess of the outcome of finished games, without evaluating their networks."""
+def guess(rules: Rules, assess: Assess) -> Judge:
+    """Judges finished games by the value head's guess, without evaluating their networks."""
 
-    def outcomes(masks: Array, selected: Array) -> Array:
+    def judgement(masks: Array, selected: Array) -> Judgement:
         _, values = assess(masks)
         feasible = jax.vmap(lambda mask: filterwise.feasible(rules, mask))(masks)
-        return jnp.where(selected, jnp.where(feasible, values, -1.0), 0.0)
+        return Judgement(
+            outcome=jnp.where(selected, jnp.where(feasible, values, -1.0), 0.0),
+            accuracy=jnp.full_like(values, UNKNOWN),
+        )
 
-    return outcomes
+    return judgement
 
 
-def model(rules: Rules, assess: Assess, outcomes: Outcome) -> mctx.RecurrentFn:
+def model(rules: Rules, assess: Assess, judgement: Judge) -> mctx.RecurrentFn:
     """The game as mctx steps through it: one removal in each game of the batch."""
 
     def recurrent_fn(
-        params: None, key: Array, action: Array, masks: Array
-    ) -> tuple[mctx.RecurrentFnOutput, Array]:
+        params: None, key: Array, action: Array, nodes: Node
+    ) -> tuple[mctx.RecurrentFnOutput, Node]:
         del params, key
+        masks = nodes.mask
         was_done = jax.vmap(lambda mask: filterwise.finished(rules, mask))(masks)
         masks, _, done = jax.vmap(lambda mask, a: filterwise.step(rules, mask, a))(masks, action)
         logits, values = assess(masks)
+        judged = judgement(masks, done & ~was_done)
         output = mctx.RecurrentFnOutput(
-            reward=outcomes(masks, done & ~was_done),
+            reward=judged.outcome,
             discount=jnp.where(done, 0.0, 1.0),
             prior_logits=logits,
             value=jnp.where(done, 0.0, values),
         )
-        return output, masks
+        return output, Node(masks, judged.accuracy)
 
     return recurrent_fn
 
@@ -177,7 +205,7 @@ def with_noise(
 
 
 def search(
-    config: Config, rules: Rules, assess: Assess, outcomes: Outcome, masks: Array, key: Array
+    config: Config, rules: Rules, assess: Assess, judgement: Judge, masks: Array, key: Array
 ) -> Decision:
     """Searches one tree for each of a batch of states.
 
@@ -185,7 +213,7 @@ def search(
         config: the agent's settings.
         rules: the rules of the game.
         assess: prior logits and values of states.
-        outcomes: outcomes of finished games.
+        judgement: how finished games ended.
         masks: the states, `[B, N]`. Finished ones may be among them: they stay as they are, and
             what is decided for them means nothing.
         key: consumed.
@@ -198,23 +226,24 @@ def search(
     noise_key, tree_key, action_key = jax.random.split(key, 3)
     logits, values = assess(masks)
     legal = jax.vmap(lambda mask: filterwise.legal(rules, mask))(masks)
+    nodes = Node(masks, jnp.full(masks.shape[0], UNKNOWN))
     common = {
         "params": None,
         "rng_key": tree_key,
-        "recurrent_fn": model(rules, assess, outcomes),
+        "recurrent_fn": model(rules, assess, judgement),
         "num_simulations": config.simulations,
         "invalid_actions": ~legal,
     }
     if config.tree_policy == "gumbel":
-        root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=masks)
+        root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes)
         found = mctx.gumbel_muzero_policy(root=root, **common)
-        return Decision(found.action_weights, found.action, found.search_tree)
+        return _decision(found.action_weights, found.action, found.search_tree)
 
     if config.dirichlet_fraction > 0:
         logits = with_noise(
             noise_key, logits, legal, config.dirichlet_fraction, config.dirichlet_concentration
         )
-    root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=masks)
+    root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes)
     found = mctx.muzero_policy(
         root=root,
         # The noise above is spread over the legal actions only, mctx's over all.
@@ -226,4 +255,12 @@ def search(
     visits = found.search_tree.summary().visit_counts
     policy = improved_policy(visits, config.temperature)
     action = jax.random.categorical(action_key, jnp.log(policy), axis=-1)
-    return Decision(policy, action, found.search_tree)
+    return _decision(policy, action, found.search_tree)
+
+
+def _decision(policy: Array, action: Array, tree: mctx.Tree) -> Decision:
+    best = tree.embeddings.accuracy.argmax(axis=-1)
+    finished = jax.vmap(lambda nodes, index: jax.tree.map(lambda x: x[index], nodes))(
+        tree.embeddings, best
+    )
+    return Decision(policy, action, finished, tree)

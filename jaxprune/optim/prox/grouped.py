@@ -49,7 +49,7 @@ def l2(x: PyTree, strength: jax.typing.ArrayLike = 1.0, step: PyTree = 1.0) -> P
     leaves = [jnp.asarray(leaf).astype(wide) for leaf in leaves]
     strength = jnp.asarray(strength).astype(wide)
     steps = [jnp.asarray(s).astype(wide) for s in jax.tree.leaves(jax.tree.broadcast(step, x))]
-    if jax.tree.structure(step) == jax.tree.structure(0) and steps[0].ndim == 0:
+    if jax.tree_util.all_leaves([step]) and steps[0].ndim == 0:
         squared_norm = sum(jnp.sum(leaf * leaf) for leaf in leaves)
         shrunk = [_block_threshold(leaf, squared_norm, steps[0] * strength) for leaf in leaves]
     else:

@@ -1,0 +1,282 @@
+"""Tree simulations per second: batched games in mctx against a PUCT search in plain Python.
+
+Both search the same game with the same policy/value network and the same formula, and find the
+same visit counts (tested). The Python search keeps its tree in objects and numpy arrays, and calls
+the jitted network for one position at a time, as most published implementations do.
+
+    python experiments/benchmarks/tree_search.py
+
+writes experiments/results/tree_search.md and .json. A simulation is one descent through the tree
+with one expansion; a batch of B games makes B simulations at once. Finished networks are judged by
+the value head, so that only the search is measured. Compilation is excluded; medians over repeats.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mctx
+import numpy as np
+
+from jaxprune.agents.mcts import tree
+from jaxprune.agents.mcts.agent import policy_value
+from jaxprune.agents.mcts.config import Config
+from jaxprune.agents.mcts.features import NUM_FEATURES
+from jaxprune.agents.mcts.network import PolicyValueNetwork, choose_head
+from jaxprune.envs import filterwise
+from jaxprune.envs.filterwise import Rules
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+LENET5 = (20, 50)
+"""Filters of LeNet-5's two convolutions: N = 70."""
+
+VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+"""Filters of VGG-16's thirteen convolutions: N = 4,224."""
+
+
+def chain_macs(sizes: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
+    """The relative multiply-adds of a chain of layers: products of neighbouring widths."""
+    ends = np.cumsum((0, *sizes))
+    dense = sum(a * b for a, b in zip((1, *sizes), sizes, strict=False))
+
+    def cost(mask: jax.Array) -> jax.Array:
+        kept = [mask[a:b].sum() for a, b in itertools.pairwise(ends)]
+        return sum(a * b for a, b in zip([1.0, *kept], kept, strict=False)) / dense
+
+    return cost
+
+
+@dataclass
+class Node:
+    """A position of the plain search, expanded once by the network."""
+
+    mask: np.ndarray
+    priors: np.ndarray
+    value: float
+    finished: bool
+    count: int = 1
+    visits: np.ndarray = field(init=False)
+    rewards: np.ndarray = field(init=False)
+    children: dict[int, "Node"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.visits = np.zeros(len(self.mask), np.int64)
+        self.rewards = np.zeros(len(self.mask))
+
+
+Expand = Callable[[np.ndarray], tuple[np.ndarray, float, bool]]
+"""A mask -> prior probabilities of its actions, value, whether the game is over."""
+
+
+def python_puct(root_mask: np.ndarray, expand: Expand, simulations: int, c: float) -> np.ndarray:
+    """PUCT with the formula of mctx and the value transform of `jaxprune.agents.mcts.tree`.
+
+    Args:
+        root_mask: the position to search from, `[N]`.
+        expand: the network and the rules.
+        simulations: descents through the tree.
+        c: weight of the prior.
+
+    Returns:
+        Visit counts of the root's actions, `[N]`.
+    """
+    root = Node(root_mask, *expand(root_mask))
+    for _ in range(simulations):
+        node, path = root, []
+        while not node.finished:
+            values = np.full(len(node.mask), node.value)
+            for action, child in node.children.items():
+                values[action] = node.rewards[action] + (0 if child.finished else child.value)
+            weight = c + np.log((node.count + 19653) / 19652)
+            exploration = weight * np.sqrt(node.count) * node.priors / (1 + node.visits)
+            action = int(np.argmax((values + 1) / 2 + exploration))
+            path.append((node, action))
+            if action not in node.children:
+                mask = node.mask.copy()
+                mask[action] = 0
+                child = Node(mask, *expand(mask))
+                node.children[action] = child
+                if child.finished:
+                    node.rewards[action] = child.value
+                node = child
+                break
+            node = node.children[action]
+        gain = 0.0 if node.finished else node.value
+        for parent, action in reversed(path):
+            gain += parent.rewards[action]
+            parent.value = (parent.value * parent.count + gain) / (parent.count + 1)
+            parent.count += 1
+            parent.visits[action] += 1
+    return root.visits
+
+
+def game(sizes: tuple[int, ...], width: int, head: str, seed: int) -> tuple:
+    """A game with a random network: its rules, importances, settings and parameters."""
+    rng = np.random.default_rng(seed)
+    rules = Rules(chain_macs(sizes), budget=0.5, sizes=sizes)
+    importance = jnp.asarray(rng.uniform(0.5, 1.5, sum(sizes)), jnp.float32)
+    config = Config(width=width, head=head, terminal="value", dirichlet_fraction=0.0)
+    network = PolicyValueNetwork(width=width, head=head)
+    variables = jax.jit(network.init)(
+        jax.random.PRNGKey(seed), jnp.zeros((1, sum(sizes), NUM_FEATURES), jnp.float32)
+    )
+    return rules, importance, config, variables
+
+
+def batched_search(
+    rules: Rules, importance: jax.Array, config: Config
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """The package's search: `search(variables, masks [B, N], key)` -> visits `[B, N]`."""
+
+    def search(variables: dict, masks: jax.Array, key: jax.Array) -> jax.Array:
+        def assess(masks: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return policy_value(config, rules, importance, variables, masks)
+
+        decision = tree.search(config, rules, assess, tree.guess(rules, assess), masks, key)
+        return decision.tree.summary().visit_counts
+
+    return jax.jit(search)
+
+
+def one_position(
+    rules: Rules, importance: jax.Array, config: Config
+) -> Callable[[dict, np.ndarray], tuple[np.ndarray, float, bool]]:
+    """The same network and rules for the plain search: an `Expand` given the parameters."""
+
+    @jax.jit
+    def assess(variables: dict, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        logits, values = policy_value(config, rules, importance, variables, mask[None])
+        value = jnp.where(
+            filterwise.finished(rules, mask) & ~filterwise.feasible(rules, mask), -1.0, values[0]
+        )
+        return jax.nn.softmax(logits[0]), value, filterwise.finished(rules, mask)
+
+    def expand(variables: dict, mask: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        priors, value, finished = jax.device_get(assess(variables, mask))
+        return priors, float(value), bool(finished)
+
+    return expand
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """The median time of a call after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def measure(
+    name: str,
+    sizes: tuple[int, ...],
+    width: int,
+    batches: tuple[int, ...],
+    simulations: int,
+    repeats: int,
+) -> list[dict]:
+    """Simulations per second of both searches on one game."""
+    rules, importance, config, variables = game(sizes, width, "auto", seed=0)
+    config = Config(
+        **{**config.__dict__, "simulations": simulations, "head": choose_head("auto", sum(sizes))}
+    )
+    count = sum(sizes)
+    expand = functools.partial(one_position(rules, importance, config), variables)
+    start = np.ones(count, np.uint8)
+    seconds = median_seconds(
+        lambda: python_puct(start, expand, simulations, config.exploration), repeats
+    )
+    common = {"network": name, "filters": count, "width": width, "head": config.head}
+    python_rate = simulations / seconds
+    rows = [{**common, "search": "plain Python", "games": 1, "per_second": python_rate}]
+    search = batched_search(rules, importance, config)
+    for games in batches:
+        masks = jnp.ones((games, count), jnp.uint8)
+        key = jax.random.PRNGKey(0)
+
+        def call(masks: jax.Array = masks, key: jax.Array = key) -> None:
+            jax.block_until_ready(search(variables, masks, key))
+
+        rate = games * simulations / median_seconds(call, repeats)
+        rows.append({**common, "search": "jaxprune (mctx)", "games": games, "per_second": rate})
+    for row in rows:
+        row["ratio"] = row["per_second"] / python_rate
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| network | filters | width, head | search | games | simulations/s | ratio |",
+        "|---|---:|---|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['network']} | {row['filters']:,} | {row['width']}, {row['head']} | "
+        f"{row['search']} | {row['games']} | {row['per_second']:,.0f} | {row['ratio']:.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures, prints and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulations", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+
+    common = {"simulations": arguments.simulations, "repeats": arguments.repeats}
+    load_before = os.getloadavg()[0]
+    rows = []
+    rows += measure("LeNet-5", LENET5, width=16, batches=(1, 8, 32), **common)
+    rows += measure("LeNet-5", LENET5, width=64, batches=(1, 8, 32), **common)
+    rows += measure("VGG-16", VGG16, width=16, batches=(1, 4), **common)
+
+    about = {
+        "command": " ".join(["python", "experiments/benchmarks/tree_search.py", *sys.argv[1:]]),
+        **common,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "mctx": mctx.__version__,
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+    }
+    text = f"""# Tree simulations per second
+
+{table(rows)}
+
+Ratio: against the plain Python search on the same network. {arguments.simulations} simulations a
+search from the dense network, medians of {arguments.repeats} searches, compilation excluded,
+budget 0.5 of the multiply-adds.
+
+Command: `{about["command"]}`. Python {about["python"]}, jax {about["jax"]}, mctx {about["mctx"]},
+device {about["device"]}, {about["cores"]} cores, load average before and after
+{about["load_average"][0]} and {about["load_average"][1]}. GPU: not run.
+"""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "tree_search.md").write_text(text)
+    (arguments.out / "tree_search.json").write_text(
+        json.dumps({"about": about, "rows": rows}, indent=2) + "\n"
+    )
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
