@@ -332,11 +332,17 @@ def start_preparing(root: Path) -> subprocess.Popen:
     """Starts a preparation in another process; returns once examples are being written."""
     write_mnist(root / "raw", train=6000)
     script = (
+        "import signal\n"  # a shell has its background jobs ignore SIGINT, and so would this one
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from jaxprune.data.prepare import prepare\n"
         f"prepare('mnist', {str(root / 'tfds')!r}, raw={str(root / 'raw')!r}, _checksums=False)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A shell starts background jobs with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list((root / "tfds").glob(".mnist.*/mnist/*")):

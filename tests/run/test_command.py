@@ -78,7 +78,7 @@ def test_result_describes_the_networks(finished):
     result = read(finished / "result.json")
     named = (result["method"], result["model"], result["dataset"])
     assert named == ("mcts", "lenet300", "digits")
-    assert (result["seed"], result["cost"], result["budget"]) == (0, "macs", 0.5)
+    assert (result["seed"], result["cost"], result["budget"]) == (0, "macs", 0.9)
     assert result["search"]["candidates"] >= result["search"]["episodes"] == 5 * 2
     assert result["compact_max_abs_difference"] < 1e-4
     assert result["dense"]["neurons"] == 300 + 100

@@ -160,7 +160,8 @@ def test_loss_by_hand(problem: Problem) -> None:
 
 
 def test_learning_follows_the_targets(problem: Problem) -> None:
-    state, rules = agent.init(SMALL, problem, KEY), filterwise.rules(problem)
+    config = dataclasses.replace(SMALL, learning_steps=32, learning_rate=1e-2)
+    state, rules = agent.init(config, problem, KEY), filterwise.rules(problem)
     variables, optimizer, queue = state.variables, state.optimizer, state.queue
     playing = jnp.array([True, False, False])
     for move, action in enumerate((7, 5)):  # a game that was won by removing 7, then 5
@@ -168,7 +169,7 @@ def test_learning_follows_the_targets(problem: Problem) -> None:
         queue = queues.push(queue, masks, jax.nn.one_hot(jnp.full(3, action), 8), playing)
     for key in jax.random.split(KEY, 60):
         variables, optimizer, queue, losses, greedy_mask = agent.learn(
-            agent._within_a_round(SMALL),
+            agent._within_a_round(config),
             rules,
             jnp.asarray(problem.importance, jnp.float32),
             variables,
