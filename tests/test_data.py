@@ -341,8 +341,6 @@ def start_preparing(root: Path) -> subprocess.Popen:
         [sys.executable, "-c", script],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # A shell starts background jobs with interrupts ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list((root / "tfds").glob(".mnist.*/mnist/*")):
