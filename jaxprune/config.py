@@ -55,7 +55,7 @@ class RunConfig:
     cost: _Name = "macs"
     """What the budget limits: macs (multiply-adds), params or neurons."""
 
-    budget: float = 0.5
+    budget: float = 0.25
     """The part of the dense network's cost that may remain, in (0, 1]."""
 
     seed: int = 0
@@ -81,6 +81,15 @@ class RunConfig:
 
     finetune_epochs: _OptionalInt = None
     """Epochs of training each pruned network; by default the recipe of its model and dataset."""
+
+    finalists: int = 4
+    """How many of the search's best candidates are fine-tuned; the one with the highest validation
+    accuracy after it is the result."""
+
+    recalibrate: bool = True
+    """Let BatchNorm use the statistics of the scored images while candidates are compared, instead
+    of the dense network's (Li et al., EagleEye, ECCV 2020): the order of the scores is then much
+    nearer to that after fine-tuning."""
 
     search_examples: int = 1024
     """Training images that the search scores candidates on, and at most as many for validation."""
@@ -123,6 +132,7 @@ def check(config: RunConfig) -> None:
         ("seed", 0),
         ("pretrain_epochs", 0),
         ("finetune_epochs", 0),
+        ("finalists", 1),
         ("search_examples", 1),
         ("latency_batch", 1),
     ):

@@ -124,11 +124,14 @@ class Archive(NamedTuple):
     validation: np.ndarray
 
 
-def best(archive: Archive, budget: float) -> int:
-    """The index of the best feasible candidate.
+def ranking(archive: Archive, budget: float) -> np.ndarray:
+    """The indices of the feasible candidates, the best first.
 
-    That is the one with the highest validation accuracy; among equals the highest training
-    accuracy, then the lowest loss, then the first.
+    Higher validation accuracy is better; among equals higher training accuracy, then lower loss,
+    then the earlier candidate. Masks that occur again are left out.
+
+    Returns:
+      int [m], m >= 1.
 
     Raises:
       ValueError: no candidate is feasible.
@@ -138,10 +141,18 @@ def best(archive: Archive, budget: float) -> int:
         raise ValueError(
             f"none of the {len(archive.cost)} candidates has a cost of at most {budget:g}"
         )
-    order = np.lexsort(
-        (archive.loss[feasible], -archive.accuracy[feasible], -archive.validation[feasible])
-    )
-    return int(feasible[order[0]])
+    order = feasible[
+        np.lexsort(
+            (archive.loss[feasible], -archive.accuracy[feasible], -archive.validation[feasible])
+        )
+    ]
+    _, first = np.unique(archive.masks[order], axis=0, return_index=True)
+    return order[np.sort(first)]
+
+
+def best(archive: Archive, budget: float) -> int:
+    """The index of the best feasible candidate: the first of `ranking`."""
+    return int(ranking(archive, budget)[0])
 
 
 class SearchResult(NamedTuple):

@@ -56,7 +56,14 @@ def make_result(**changes):
             "global_l1": pruned_row(0.952),
             "random": pruned_row(0.943),
         },
-        "search": {"seconds": 12.34, "candidates": 4, "episodes": 4, "device": "cpu, 2 cores"},
+        "search": {
+            "seconds": 12.34,
+            "candidates": 4,
+            "episodes": 4,
+            "finalists": 3,
+            "recalibrated": True,
+            "device": "cpu, 2 cores",
+        },
         "compact_max_abs_difference": 2.5e-7,
         **changes,
     }

@@ -32,8 +32,7 @@ import numpy as np
 from jaxprune.agents.mcts import tree
 from jaxprune.agents.mcts.agent import policy_value
 from jaxprune.agents.mcts.config import Config
-from jaxprune.agents.mcts.features import NUM_FEATURES
-from jaxprune.agents.mcts.network import PolicyValueNetwork, choose_head
+from jaxprune.agents.mcts.network import PolicyValueNetwork, choose_head, initial_variables
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
 
@@ -129,9 +128,7 @@ def game(sizes: tuple[int, ...], width: int, head: str, seed: int) -> tuple:
     importance = jnp.asarray(rng.uniform(0.5, 1.5, sum(sizes)), jnp.float32)
     config = Config(width=width, head=head, terminal="value", dirichlet_fraction=0.0)
     network = PolicyValueNetwork(width=width, head=head)
-    variables = jax.jit(network.init)(
-        jax.random.PRNGKey(seed), jnp.zeros((1, sum(sizes), NUM_FEATURES), jnp.float32)
-    )
+    variables = initial_variables(network, sum(sizes), jax.random.PRNGKey(seed))
     return rules, importance, config, variables
 
 

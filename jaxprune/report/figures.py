@@ -75,7 +75,7 @@ def candidates(
 
     Args:
         cost: `[n]`, fraction of the dense cost.
-        accuracy: `[n]`, validation accuracy before fine-tuning, in [0, 1].
+        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1].
         points: {name in `MARKERS`: (cost, accuracy)}.
         budget: The cost that was allowed.
         cost_name: What the cost counts.
@@ -118,7 +118,7 @@ def progress(
     """How the search went: every candidate in order, and the best feasible one so far.
 
     Args:
-        accuracy: `[n]`, validation accuracy before fine-tuning, in [0, 1].
+        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1].
         feasible: bool `[n]`, whether a candidate meets the budget.
         points: {name in `MARKERS`: (cost, accuracy)}; the baselines become levels.
         rounds: Candidates after each iteration.
@@ -147,7 +147,7 @@ def progress(
 
 
 def _accuracy_axis(axes: Axes) -> None:
-    axes.set_ylabel("validation accuracy before fine-tuning", fontsize=9)
+    axes.set_ylabel("validation accuracy during the search", fontsize=9)
     axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g} %")
     axes.margins(y=0.08)
 

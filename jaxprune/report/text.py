@@ -48,7 +48,15 @@ def report_text(result: Mapping[str, Any], dense_widths: Mapping[str, int]) -> s
         ),
         "## Search",
         f"{search['candidates']:,} candidates, {search['episodes']:,} episodes, "
-        f"{search['seconds']:.1f} s on {search['device']}; seed {result['seed']}.",
+        f"{search['seconds']:.1f} s on {search['device']}; seed {result['seed']}. Of its "
+        f"{search['finalists']} best candidates, fine-tuned, the one with the highest validation "
+        "accuracy is the result."
+        + (
+            " Candidates were scored with BatchNorm's statistics of the scored images, not the "
+            "dense network's."
+            if search["recalibrated"]
+            else ""
+        ),
         "![Accuracy against cost of all candidates](figures/candidates.png)",
         "![The best candidate so far](figures/progress.png)",
         "## The small network",

@@ -21,13 +21,12 @@ from jaxprune import costs, data, export, models, training
 from jaxprune.baselines import global_l1, random_mask, uniform_l1
 from jaxprune.config import RunConfig
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked, trace
-from jaxprune.problem import Archive, Problem, check_budget, make_problem
+from jaxprune.problem import Archive, Problem, check_budget, make_problem, ranking
 from jaxprune.report import write_report
 from jaxprune.run.display import Display
 from jaxprune.run.folder import RESULT, RunFolder, write_json
 
 BASELINES = ("uniform_l1", "global_l1", "random")
-CANDIDATES = ("pruned", *BASELINES)
 
 LARGEST_DIFFERENCE = 1e-3
 """Of masked and compact outputs, as a fraction of the largest output: far above what another order
@@ -108,13 +107,19 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     variables = _pretrain(job, folder, display)
     problem = _problem(job, variables)
     answer = _search(job, problem, folder, display)
-    masks = _masks(job, problem, answer["mask"])
+    archive = Archive(**answer["archive"])
+    masks = {**_finalists(job, archive), **_baselines(job, problem)}
     networks = {
         name: compact(job.network.apply, job.structure, variables, mask)
         for name, mask in masks.items()
     }
     differences = _verify(job, variables, networks, folder)
     trained = _finetune(job, variables, networks, folder, display)
+    winner = _winner(job, networks, trained)
+    masks, networks, trained, differences = (
+        {"pruned": of[winner], **{name: of[name] for name in BASELINES}}
+        for of in (masks, networks, trained, differences)
+    )
     result = _evaluate(job, variables, networks, trained, answer, differences, folder, display)
 
     display.begin("report")
@@ -122,7 +127,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     write_report(
         folder.path,
         result,
-        archive=Archive(**answer["archive"]),
+        archive=archive,
         metrics=folder.metrics("search"),
         dense_widths={group.name: group.size for group in job.structure.groups},
         points=_points(job, problem, masks),
@@ -174,8 +179,12 @@ def _problem(job: Job, variables: Any) -> Problem:
         _, part = split.divide(count, job.config.seed)
         return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
 
+    def recalibrated(variables: Any, x: jax.Array) -> jax.Array:
+        logits, _ = job.network.apply_train(variables, x)
+        return logits
+
     return make_problem(
-        job.network.apply,
+        recalibrated if job.config.recalibrate else job.network.apply,
         job.structure,
         variables,
         batch(job.dataset.train),
@@ -244,16 +253,33 @@ def _found(candidates: int, seconds: float) -> str:
     return f"{candidates} candidates in {seconds:.1f} s"
 
 
-def _masks(job: Job, problem: Problem, answer: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    flat = {
-        "pruned": answer,
-        "uniform_l1": uniform_l1(problem),
-        "global_l1": global_l1(problem),
-        "random": random_mask(problem, job.key("random")),
-    }
+def _finalists(job: Job, archive: Archive) -> dict[str, dict[str, np.ndarray]]:
+    """The masks of the search's best candidates, named by rank."""
+    best = ranking(archive, job.config.budget)[: job.config.finalists]
     return {
-        name: job.structure.unflatten(np.asarray(mask, np.uint8)) for name, mask in flat.items()
+        f"finalist_{rank}": job.structure.unflatten(archive.masks[index])
+        for rank, index in enumerate(best, start=1)
     }
+
+
+def _baselines(job: Job, problem: Problem) -> dict[str, dict[str, np.ndarray]]:
+    flat = uniform_l1(problem), global_l1(problem), random_mask(problem, job.key("random"))
+    return {
+        name: job.structure.unflatten(np.asarray(mask, np.uint8))
+        for name, mask in zip(BASELINES, flat, strict=True)
+    }
+
+
+def _winner(job: Job, networks: dict[str, CompactNetwork], trained: dict[str, Any]) -> str:
+    """The fine-tuned finalist of highest validation accuracy; among equals, of lowest loss."""
+
+    def order(name: str) -> tuple[float, float]:
+        loss, accuracy = training.scores(
+            networks[name], trained[name], job.dataset.validation, job.preprocess
+        )
+        return -accuracy, loss
+
+    return min((name for name in networks if name not in BASELINES), key=order)
 
 
 def _verify(
@@ -378,6 +404,7 @@ def _evaluate(
     rows: dict[str, dict[str, Any]] = {
         "dense": {
             "test_accuracy": accuracy(job.network.apply, variables, job.dataset.test),
+            "val_accuracy": accuracy(job.network.apply, variables, job.dataset.validation),
             **_costs(job.structure, job.structure.full_masks()),
             "latency_ms": costs.latency(job.network.apply, variables, x),
         }
@@ -392,6 +419,7 @@ def _evaluate(
                 "test_accuracy": accuracy(small, trained[name], job.dataset.test),
                 **_costs(job.structure, small.masks),
                 "latency_ms": costs.latency(small, trained[name], x),
+                "val_accuracy": accuracy(small, trained[name], job.dataset.validation),
                 "val_accuracy_before_finetuning": accuracy(
                     small, small.params, job.dataset.validation
                 ),
@@ -417,6 +445,8 @@ def _evaluate(
             "seconds": float(answer["seconds"]),
             "candidates": len(answer["archive"]["cost"]),
             "episodes": int(answer["episodes"]),
+            "finalists": job.config.finalists,
+            "recalibrated": job.config.recalibrate,
             "device": _device(),
         },
         "compact_max_abs_difference": differences["pruned"],

@@ -21,6 +21,7 @@ from jaxprune.run import folder, main
 TINY = [
     *("--model", "lenet300", "--budget", "0.9", "--search-examples", "64"),
     *("--pretrain-epochs", "2", "--finetune-epochs", "1"),
+    *("--finalists", "2"),
     *("--search.iterations", "5", "--search.games", "2", "--search.simulations", "2"),
     *("--search.width", "2", "--search.learning-steps", "2", "--search.queue-length", "64"),
 ]
@@ -57,7 +58,7 @@ def finished(tmp_path_factory, cache):
 
 def test_result_has_the_promised_keys(finished):
     result = read(finished / "result.json")
-    common = {"test_accuracy", "params", "macs", "neurons", "latency_ms"}
+    common = {"test_accuracy", "val_accuracy", "params", "macs", "neurons", "latency_ms"}
     pruned = common | {
         "val_accuracy_before_finetuning",
         "test_accuracy_before_finetuning",
@@ -71,7 +72,9 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["pruned"]) == pruned
     assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
     assert all(set(row) == pruned for row in result["baselines"].values())
-    assert set(result["search"]) == {"seconds", "candidates", "episodes", "device"}
+    assert set(result["search"]) == {
+        *("seconds", "candidates", "episodes", "finalists", "recalibrated", "device")
+    }
 
 
 def test_result_describes_the_networks(finished):
@@ -115,7 +118,8 @@ def test_metrics_has_a_line_for_each_epoch_and_iteration(finished):
         steps.setdefault(line["phase"], []).append(line["step"])
     assert steps["pretrain"] == [1, 2]
     assert steps["search"] == [1, 2, 3, 4, 5]
-    assert steps["finetune pruned"] == [1]
+    for name in ("finalist_1", "finalist_2", "uniform_l1", "global_l1", "random"):
+        assert steps[f"finetune {name}"] == [1]
     found = [line["best_accuracy"] for line in lines if line["phase"] == "search"]
     assert found == sorted(found)
 
@@ -138,10 +142,18 @@ def test_another_seed_gives_another_result(finished, cache, tmp_path):
 # --- interruptions -------------------------------------------------------------------------------
 
 
+# A job in the background ignores Ctrl-C, and hands that on to what it starts.
+COMMAND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("jaxprune.run", run_name="__main__", alter_sys=True)
+"""
+
+
 def start(words):
     environment = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxprune.run", *words],
+        [sys.executable, "-c", COMMAND, *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -167,7 +179,7 @@ def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_pat
     moments = [
         ("config.json", signal.SIGKILL),  # before or while the dense network is trained
         ("state/search/leaves.json", signal.SIGINT),
-        ("state/finetuned_pruned/leaves.json", signal.SIGKILL),
+        ("state/finetuned_finalist_1/leaves.json", signal.SIGKILL),
         ("state/result.json", signal.SIGKILL),  # while the report is written
     ]
     words = [*TINY, *places]

@@ -39,6 +39,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,8 +50,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxprune.agents.mcts import queue as queues
 from jaxprune.agents.mcts import tree
 from jaxprune.agents.mcts.config import Config
-from jaxprune.agents.mcts.features import NUM_FEATURES, features
-from jaxprune.agents.mcts.network import PolicyValueNetwork
+from jaxprune.agents.mcts.features import features
+from jaxprune.agents.mcts.network import PolicyValueNetwork, initial_variables
 from jaxprune.agents.mcts.queue import Queue
 from jaxprune.baselines import candidates
 from jaxprune.baselines.magnitude import global_l1, relative_importance, uniform_l1
@@ -215,7 +216,7 @@ def self_play(
             jnp.where(better[:, None], decision.finished.mask, best.mask),
             jnp.where(better, decision.finished.accuracy, best.accuracy),
         )
-        spread = -jnp.sum(jax.scipy.special.xlogy(decision.policy, decision.policy), axis=-1)
+        spread = distrax.Categorical(probs=decision.policy).entropy()
         masks = jax.vmap(lambda mask, a: filterwise.step(rules, mask, a).mask)(
             masks, decision.action
         )
@@ -340,8 +341,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     baseline = archive.accuracy[better] if config.baseline is None else config.baseline
 
     key, network_key = jax.random.split(key)
-    example = jnp.zeros((1, rules.num_filters, NUM_FEATURES))
-    variables = jax.jit(_network(config).init)(network_key, example)
+    variables = initial_variables(_network(config), rules.num_filters, network_key)
     return State(
         key=key,
         variables=variables,

@@ -14,7 +14,7 @@ class Config:
     the value of none; **every default here is this project's own**.
     """
 
-    iterations: int = 20
+    iterations: int = 12
     """Most rounds of self-play, learning and greedy pruning."""
 
     patience: int = 10
@@ -65,7 +65,7 @@ class Config:
     head: Head = "auto"
     """Policy head: dense as in the paper, per_filter for many filters, or chosen by size."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """AdamW's learning rate."""
 
     weight_decay: float = 1e-4
@@ -74,7 +74,7 @@ class Config:
     batch_size: int = 64
     """Positions of one learning step."""
 
-    learning_steps: int = 32
+    learning_steps: int = 128
     """AdamW steps of one round."""
 
     def __post_init__(self) -> None:

@@ -14,16 +14,20 @@ Choices where the table says nothing, and departures from it:
   (285 million for the 4,224 filters of VGG-16): each filter's logit comes from its own features
   before the first pool, joined with the features of the last block that cover it, through two
   dense layers shared by all filters.
-- Kernels start with He's initialisation, which keeps the scale of the activations through
-  thirteen ReLU layers; both heads start at zero, so that an untrained network neither prefers a
-  filter nor expects an outcome.
+- `initial_variables` draws the kernels from He's normal distribution, which keeps the scale of the
+  activations through thirteen ReLU layers; biases and both heads start at zero, so that an
+  untrained network neither prefers a filter nor expects an outcome.
 """
 
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from jaxprune.agents.mcts.features import NUM_FEATURES
 
 BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Table 1: (feature maps in units of the width, number of convolutions) of each block."""
@@ -47,6 +51,32 @@ def choose_head(head: Head, num_filters: int) -> Head:
     if head != "auto":
         return head
     return "dense" if padded(num_filters) <= DENSE_HEAD_LIMIT else "per_filter"
+
+
+class Convolution(nn.Module):
+    """A one-dimensional convolution of kernel 3, padded to keep the length, as a matrix product.
+
+    The parameters are those of `nn.Conv(features, (3,))`. XLA's own convolution is as fast, except
+    in a loop on a CPU: a scan of training steps is very slow with it (JAX issue 12868).
+
+    Attributes:
+        features: number of feature maps.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, L, C]` -> `[B, L, features]`."""
+        batch, length, channels = x.shape
+        shape = (3, channels, self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, self.features)
+        x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        neighbours = [x[:, shift : shift + length] for shift in range(3)]
+        columns = jnp.concatenate(neighbours, axis=-1).reshape(batch * length, 3 * channels)
+        product = columns @ kernel.reshape(3 * channels, self.features)
+        return product.reshape(batch, length, self.features) + bias
 
 
 class PolicyValueNetwork(nn.Module):
@@ -76,26 +106,51 @@ class PolicyValueNetwork(nn.Module):
         first_block = x
         for block, (multiple, convolutions) in enumerate(BLOCKS, start=1):
             for index in range(1, convolutions + 1):
-                x = nn.Conv(
-                    multiple * self.width,
-                    kernel_size=(3,),
-                    kernel_init=nn.initializers.he_normal(),
-                    name=f"conv{block}_{index}",
-                )(x)
+                x = Convolution(multiple * self.width, name=f"conv{block}_{index}")(x)
                 x = nn.relu(x)
             first_block = x if block == 1 else first_block
             x = nn.max_pool(x, window_shape=(2,), strides=(2,))
 
         flat = x.reshape(batch, -1)
-        value = nn.Dense(1, kernel_init=nn.initializers.zeros, name="fc6_2")(flat)
+        value = nn.Dense(1, name="fc6_2")(flat)
         if choose_head(self.head, num_filters) == "dense":
-            policy = nn.Dense(padded(num_filters), kernel_init=nn.initializers.zeros, name="fc6_1")(
-                flat
-            )
+            policy = nn.Dense(padded(num_filters), name="fc6_1")(flat)
         else:
             context = jnp.repeat(x, REDUCTION, axis=1)
             policy = jnp.concatenate([first_block, context], axis=-1)
             policy = nn.relu(nn.Dense(self.width, name="filter_hidden")(policy))
-            policy = nn.Dense(1, kernel_init=nn.initializers.zeros, name="filter_logit")(policy)
-            policy = policy[..., 0]
+            policy = nn.Dense(1, name="filter_logit")(policy)[..., 0]
         return policy[:, :num_filters], jnp.tanh(value[:, 0])
+
+
+def initial_variables(network: PolicyValueNetwork, num_filters: int, key: Array) -> dict:
+    """Draws the parameters of an untrained network.
+
+    All kernels come from one draw of random numbers: a draw for each, as Flax makes them, takes
+    longer to compile than the network itself.
+
+    Args:
+        network: the network.
+        num_filters: N.
+        key: consumed.
+
+    Returns:
+        The variables, with zeros for the biases and the two heads.
+    """
+    features = jax.ShapeDtypeStruct((1, num_filters, NUM_FEATURES), jnp.float32)
+    shapes = jax.eval_shape(network.init, key, features)
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    numbers = np.asarray(jax.random.normal(key, (total,)))
+    used = 0
+
+    def draw(path: tuple, shape: jax.ShapeDtypeStruct) -> Array:
+        nonlocal used
+        layer, kind = path[-2].key, path[-1].key
+        part = numbers[used : used + shape.size].reshape(shape.shape)
+        used += shape.size
+        if kind != "kernel" or layer in ("fc6_1", "fc6_2", "filter_logit"):
+            return jnp.zeros(shape.shape)
+        inputs = shape.size // shape.shape[-1]
+        return jnp.asarray(part * np.sqrt(2 / inputs), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)

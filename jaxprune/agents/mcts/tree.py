@@ -14,9 +14,12 @@ itself. Here it is PUCT as mctx implements it (or, by a setting, Gumbel MuZero s
 - only finished networks are evaluated, and only in the simulations that reach one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
+import distrax
 import jax
 import jax.numpy as jnp
 import mctx
@@ -223,39 +226,44 @@ def search(
         Gumbel search, that algorithm's own improved policy and action (the temperature has no
         part in it).
     """
+    chex.assert_shape(masks, (None, rules.num_filters))
     noise_key, tree_key, action_key = jax.random.split(key, 3)
     logits, values = assess(masks)
+    chex.assert_shape([logits, values], [masks.shape, masks.shape[:1]])
     legal = jax.vmap(lambda mask: filterwise.legal(rules, mask))(masks)
     nodes = Node(masks, jnp.full(masks.shape[0], UNKNOWN))
-    common = {
-        "params": None,
-        "rng_key": tree_key,
-        "recurrent_fn": model(rules, assess, judgement),
-        "num_simulations": config.simulations,
-        "invalid_actions": ~legal,
-    }
     if config.tree_policy == "gumbel":
-        root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes)
-        found = mctx.gumbel_muzero_policy(root=root, **common)
+        found = mctx.gumbel_muzero_policy(
+            params=None,
+            rng_key=tree_key,
+            root=mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes),
+            recurrent_fn=model(rules, assess, judgement),
+            num_simulations=config.simulations,
+            invalid_actions=~legal,
+        )
         return _decision(found.action_weights, found.action, found.search_tree)
 
     if config.dirichlet_fraction > 0:
         logits = with_noise(
             noise_key, logits, legal, config.dirichlet_fraction, config.dirichlet_concentration
         )
-    root = mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes)
-    found = mctx.muzero_policy(
-        root=root,
-        # The noise above is spread over the legal actions only, mctx's over all.
-        dirichlet_fraction=0.0,
-        pb_c_init=config.exploration,
-        qtransform=scaled_values,
-        **common,
+    puct = functools.partial(
+        mctx.muzero_action_selection, pb_c_init=config.exploration, qtransform=scaled_values
     )
-    visits = found.search_tree.summary().visit_counts
-    policy = improved_policy(visits, config.temperature)
-    action = jax.random.categorical(action_key, jnp.log(policy), axis=-1)
-    return _decision(policy, action, found.search_tree)
+    # Not mctx.muzero_policy, which compiles its own root noise even where there is none of it.
+    found_tree = mctx.search(
+        params=None,
+        rng_key=tree_key,
+        root=mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes),
+        recurrent_fn=model(rules, assess, judgement),
+        root_action_selection_fn=functools.partial(puct, depth=0),
+        interior_action_selection_fn=puct,
+        num_simulations=config.simulations,
+        invalid_actions=~legal,
+    )
+    policy = improved_policy(found_tree.summary().visit_counts, config.temperature)
+    action = distrax.Categorical(probs=policy).sample(seed=action_key)
+    return _decision(policy, action, found_tree)
 
 
 def _decision(policy: Array, action: Array, tree: mctx.Tree) -> Decision:

@@ -1,11 +1,18 @@
 """Table 1 of the supplement."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.agents.mcts.network import PolicyValueNetwork, choose_head, padded
+from jaxprune.agents.mcts.network import (
+    Convolution,
+    PolicyValueNetwork,
+    choose_head,
+    initial_variables,
+    padded,
+)
 
 KEY = jax.random.PRNGKey(0)
 
@@ -49,6 +56,15 @@ def test_table_1_parameter_for_parameter() -> None:
     assert count(params) == convolutions + (1536 * 96 + 96) + (1536 + 1) == 5_057_569
 
 
+def test_the_matrix_product_is_the_convolution() -> None:
+    x = jax.random.normal(KEY, (2, 9, 5))
+    reference = nn.Conv(4, (3,))
+    variables = reference.init(KEY, x)
+    np.testing.assert_allclose(
+        Convolution(4).apply(variables, x), reference.apply(variables, x), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_the_printed_head_for_vgg16_has_285_million_weights() -> None:
     params = shapes(PolicyValueNetwork(width=64, head="dense"), 4224)
     assert params["fc6_1"]["kernel"].shape == (132 * 512, 4224)
@@ -87,7 +103,7 @@ def test_outputs(head: str, num_filters: int) -> None:
 def test_an_untrained_network_has_no_opinion() -> None:
     network = PolicyValueNetwork(width=4)
     features = jax.random.normal(KEY, (2, 40, 7))
-    logits, values = jax.jit(network.init_with_output)(KEY, features)[0]
+    logits, values = jax.jit(network.apply)(initial_variables(network, 40, KEY), features)
     np.testing.assert_array_equal(logits, 0)
     np.testing.assert_array_equal(values, 0)
 
@@ -97,3 +113,19 @@ def test_padding_and_the_choice_of_head() -> None:
     assert choose_head("auto", 1024) == "dense"
     assert choose_head("auto", 1025) == "per_filter"
     assert choose_head("dense", 4224) == "dense"
+
+
+def test_initial_variables() -> None:
+    network = PolicyValueNetwork(width=16)
+    variables = initial_variables(network, 64, KEY)
+    flax_own = jax.eval_shape(network.init, KEY, jnp.zeros((1, 64, 7)))
+    assert jax.tree.map(lambda leaf: leaf.shape, variables) == jax.tree.map(
+        lambda leaf: leaf.shape, flax_own
+    )
+    params = variables["params"]
+    for name, inputs in (("conv2_2", 32), ("conv3_1", 32), ("conv5_3", 128)):
+        # He's deviation for a kernel of 3 over that many inputs.
+        assert np.std(params[name]["kernel"]) == pytest.approx(np.sqrt(2 / (3 * inputs)), rel=0.05)
+        np.testing.assert_array_equal(params[name]["bias"], 0)
+    np.testing.assert_array_equal(params["fc6_1"]["kernel"], 0)
+    np.testing.assert_array_equal(params["fc6_2"]["kernel"], 0)

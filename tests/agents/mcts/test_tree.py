@@ -80,29 +80,19 @@ def only_without_filter_1(masks: jax.Array) -> jax.Array:
     return jnp.where(masks[:, 1] == 0, 0.9, 0.1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def one_move(simulations: int, temperature: float = 1.0) -> tree.Decision:
-    config = quiet(simulations=simulations, temperature=temperature)
-    assess = assess_with(np.log([0.5, 0.3, 0.2]).tolist())(ONE_MOVE)
-    judge = tree.judge(ONE_MOVE, only_without_filter_1, jnp.float32(0.5), 1)
-    return tree.search(config, ONE_MOVE, assess, judge, jnp.ones((1, 3), jnp.uint8), KEY)
-
-
-def test_visits_by_hand() -> None:
+def test_a_search_by_hand() -> None:
     # Values are scaled to (Q + 1) / 2, c = 1.25, the root counts as visited once.
     # 1: all at 0.5, the prior decides: action 0, a loss. Mean value of the root (0 - 1) / 2.
     # 2: 0 + 1.25 sqrt2 .5 / 2 = 0.44; .25 + 1.25 sqrt2 .3 = 0.78; .25 + .35 = 0.60: action 1, won.
     # 3: 0 + 1.25 sqrt3 .5 / 2 = 0.54; 1 + 1.25 sqrt3 .3 / 2 = 1.32; .5 + .43 = 0.93: action 1.
-    np.testing.assert_allclose(one_move(1).policy[0], [1, 0, 0])
-    np.testing.assert_allclose(one_move(2).policy[0], [0.5, 0.5, 0])
-    np.testing.assert_allclose(one_move(3).policy[0], [1 / 3, 2 / 3, 0], rtol=1e-6)
-    np.testing.assert_allclose(one_move(3, 0.5).policy[0], [0.2, 0.8, 0], rtol=1e-6)
-    np.testing.assert_allclose(one_move(3, 0.0).policy[0], [0, 1, 0])
-    assert one_move(3, 0.0).action[0] == 1
+    assess = assess_with(np.log([0.5, 0.3, 0.2]).tolist())(ONE_MOVE)
+    judge = tree.judge(ONE_MOVE, only_without_filter_1, jnp.float32(0.5), 1)
+    start = jnp.ones((1, 3), jnp.uint8)
+    found = search(quiet(simulations=3, temperature=0.5), ONE_MOVE, assess, judge, start)
 
-
-def test_terminal_transitions_by_hand() -> None:
-    found = one_move(3)
+    np.testing.assert_array_equal(found.tree.children_visits[0, 0], [1, 2, 0])
+    np.testing.assert_array_equal(found.tree.action_from_parent[0, 1:3], [0, 1])
+    np.testing.assert_allclose(found.policy[0], [0.2, 0.8, 0], rtol=1e-6)
     np.testing.assert_array_equal(found.tree.children_rewards[0, 0], [-1, 1, 0])
     np.testing.assert_array_equal(found.tree.children_discounts[0, 0, :2], [0, 0])
     # Root, loss, win, and the third simulation, which went on from the win and stayed there.
@@ -132,21 +122,44 @@ def test_a_win_two_moves_ahead_is_found() -> None:
     np.testing.assert_array_equal(found.finished.mask[0], [1, 1, 0, 0])
 
 
+def one_step(rules: Rules, judge: tree.Judge, masks: list[list[int]], actions: list[int]):
+    assess = assess_with([0.0] * len(masks[0]), values=0.25)(rules)
+    nodes = tree.Node(jnp.asarray(masks, jnp.uint8), jnp.full(len(masks), tree.UNKNOWN))
+    return tree.model(rules, assess, judge)(None, KEY, jnp.asarray(actions), nodes)
+
+
+def test_steps_of_the_model_by_hand() -> None:
+    rules = Rules(kept_fraction, budget=0.5, sizes=(1, 3))
+    judge = tree.judge(rules, lambda masks: masks[:, 3], jnp.float32(0.5), 2)
+    masks = [[1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0], [1, 0, 0, 1]]
+    output, nodes = one_step(rules, judge, masks, [1, 1, 2, 3])
+    # Goes on; ends with filter 3, a win; ends without it, a loss; was over before.
+    np.testing.assert_array_equal(
+        nodes.mask, [[1, 0, 1, 1], [1, 0, 0, 1], [1, 1, 0, 0], [1, 0, 0, 1]]
+    )
+    np.testing.assert_array_equal(nodes.accuracy, [-1, 1, 0, -1])
+    np.testing.assert_array_equal(output.reward, [0, 1, -1, 0])
+    np.testing.assert_array_equal(output.discount, [1, 0, 0, 0])
+    np.testing.assert_array_equal(output.value, [0.25, 0, 0, 0])
+    np.testing.assert_array_equal(output.prior_logits[0], [-1e9, -1e9, 0, 0])
+
+
 def test_a_game_that_ends_above_the_budget_is_lost() -> None:
     rules = Rules(kept_fraction, budget=0.1, sizes=(2,))
     judge = tree.judge(rules, lambda masks: jnp.ones(len(masks)), jnp.float32(0.5), 1)
-    start = jnp.ones((1, 2), jnp.uint8)
-    found = search(quiet(simulations=8), rules, assess_with([0, 1])(rules), judge, start)
-    np.testing.assert_array_equal(found.tree.children_rewards[0, 0], [-1, -1])
-    assert found.finished.accuracy[0] == tree.UNKNOWN
+    output, nodes = one_step(rules, judge, [[1, 1]], [0])
+    np.testing.assert_array_equal(nodes.mask, [[0, 1]])
+    np.testing.assert_array_equal(output.reward, [-1])
+    np.testing.assert_array_equal(output.discount, [0])
+    assert nodes.accuracy[0] == tree.UNKNOWN
 
 
 def test_the_value_head_may_judge_instead() -> None:
-    assess = assess_with([0.0, 0.0, 0.0], values=0.25)(ONE_MOVE)
-    start = jnp.ones((1, 3), jnp.uint8)
-    found = search(quiet(simulations=12), ONE_MOVE, assess, tree.guess(ONE_MOVE, assess), start)
-    np.testing.assert_allclose(found.tree.children_rewards[0, 0], [0.25, 0.25, 0.25])
-    np.testing.assert_allclose(found.tree.node_values[0, 0], 0.25)
+    assess = assess_with([0.0] * 3, values=0.25)(ONE_MOVE)
+    output, nodes = one_step(ONE_MOVE, tree.guess(ONE_MOVE, assess), [[1, 1, 1]], [2])
+    np.testing.assert_array_equal(output.reward, [0.25])
+    np.testing.assert_array_equal(output.value, [0])
+    assert nodes.accuracy[0] == tree.UNKNOWN
 
 
 # ------------------------------------------------------------------------------- what is legal
@@ -212,15 +225,19 @@ def test_no_node_breaks_the_rules(tree_policy: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("tree_policy", ["puct", "gumbel"])
-def test_a_finished_game_in_the_batch_stays_and_nothing_becomes_nan(tree_policy: str) -> None:
-    start = jnp.array([[1, 1, 1], [1, 0, 0]], jnp.uint8)
-    judge = tree.judge(ONE_MOVE, only_without_filter_1, jnp.float32(0.5), 2)
-    config = Config(simulations=8, tree_policy=tree_policy)
-    found = search(config, ONE_MOVE, assess_with([0.0, 0.0, 0.0])(ONE_MOVE), judge, start)
+def test_finished_games_in_the_batch_stay_and_nothing_becomes_nan(tree_policy: str) -> None:
+    start = np.ones((8, 8), np.uint8)
+    start[1:4] = [1, 1, 1, 0, 0, 1, 0, 0]  # the budget is met
+    start[5] = [1, 1, 0, 0, 0, 1, 0, 0]  # nothing legal is left either
+    config = Config(simulations=48, tree_policy=tree_policy)
+    found = decide(config, jnp.arange(8.0), jnp.asarray(start), KEY)
     assert np.isfinite(found.policy).all()
     assert np.isfinite(found.tree.node_values).all()
-    np.testing.assert_array_equal(found.tree.embeddings.mask[1], np.tile(start[1], (9, 1)))
-    assert found.finished.accuracy[1] == tree.UNKNOWN
+    for game in (1, 2, 3, 5):
+        np.testing.assert_array_equal(
+            found.tree.embeddings.mask[game], np.tile(start[game], (49, 1))
+        )
+        assert found.finished.accuracy[game] == tree.UNKNOWN
 
 
 def test_noise_stays_on_legal_actions_and_keeps_its_share() -> None:
