@@ -3,8 +3,8 @@
     python experiments/score_correlation.py --seeds 0 1 2
 
 Random masks of the default network at a quarter of its multiply-adds are scored in two ways, with
-the dense network's BatchNorm statistics and with those of the scored images (`--recalibrate`, the
-default of `jaxprune.run`), and then fine-tuned with the default recipe. The table gives Spearman's
+the dense network's BatchNorm statistics and with those of the scored images (`--statistics` of
+`jaxprune.run`), and then fine-tuned with the default recipe. The table gives Spearman's
 rank correlation of each score with the mean validation and test accuracy after it, and with the
 mean loss. Writes `experiments/results/score_correlation.md`.
 """

@@ -86,10 +86,10 @@ class RunConfig:
     """How many of the search's best candidates are fine-tuned; the one with the highest validation
     accuracy after it is the result."""
 
-    recalibrate: bool = True
-    """Let BatchNorm use the statistics of the scored images while candidates are compared, instead
-    of the dense network's (Li et al., EagleEye, ECCV 2020): the order of the scores is then much
-    nearer to that after fine-tuning."""
+    statistics: _Name = "batch"
+    """What BatchNorm normalises by while candidates are compared: batch, the statistics of the
+    scored images, which tells more about the accuracy after fine-tuning (Li et al., EagleEye, ECCV
+    2020), or dense, those of the dense network."""
 
     search_examples: int = 1024
     """Training images that the search scores candidates on, and at most as many for validation."""
@@ -97,6 +97,9 @@ class RunConfig:
     latency_batch: int = 1
     """Images in the batch whose time is measured."""
 
+
+STATISTICS = ("batch", "dense")
+"""Choices of `RunConfig.statistics`."""
 
 PLACES = ("out", "resume", "dry_run", "data_dir", "cache_dir")
 """Fields that say where and how to run, not what to compute: they may change when resuming."""
@@ -119,10 +122,12 @@ def check(config: RunConfig) -> None:
         ("dataset", config.dataset, data.NAMES),
         ("model", config.model, (*models.NAMES, None)),
         ("cost", config.cost, costs.NAMES),
+        ("statistics", config.statistics, STATISTICS),
     ):
         if value not in names:
             known = ", ".join(name for name in names if name is not None)
-            raise UserError(f"unknown {option} {value!r}; the {option}s are: {known}")
+            plural = option if option.endswith("s") else f"{option}s"
+            raise UserError(f"unknown {option} {value!r}; the {plural} are: {known}")
     if not 0 < config.budget <= 1:
         raise UserError(
             f"--budget {config.budget:g} is outside (0, 1]; it is the part of the dense network's "

@@ -61,7 +61,7 @@ def make_result(**changes):
             "candidates": 4,
             "episodes": 4,
             "finalists": 3,
-            "recalibrated": True,
+            "statistics": "batch",
             "device": "cpu, 2 cores",
         },
         "compact_max_abs_difference": 2.5e-7,

@@ -54,7 +54,7 @@ def report_text(result: Mapping[str, Any], dense_widths: Mapping[str, int]) -> s
         + (
             " Candidates were scored with BatchNorm's statistics of the scored images, not the "
             "dense network's."
-            if search["recalibrated"]
+            if search["statistics"] == "batch"
             else ""
         ),
         "![Accuracy against cost of all candidates](figures/candidates.png)",

@@ -179,12 +179,14 @@ def _problem(job: Job, variables: Any) -> Problem:
         _, part = split.divide(count, job.config.seed)
         return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
 
-    def recalibrated(variables: Any, x: jax.Array) -> jax.Array:
+    def apply(variables: Any, x: jax.Array) -> jax.Array:
+        if job.config.statistics == "dense":
+            return job.network.apply(variables, x)
         logits, _ = job.network.apply_train(variables, x)
         return logits
 
     return make_problem(
-        recalibrated if job.config.recalibrate else job.network.apply,
+        apply,
         job.structure,
         variables,
         batch(job.dataset.train),
@@ -446,7 +448,7 @@ def _evaluate(
             "candidates": len(answer["archive"]["cost"]),
             "episodes": int(answer["episodes"]),
             "finalists": job.config.finalists,
-            "recalibrated": job.config.recalibrate,
+            "statistics": job.config.statistics,
             "device": _device(),
         },
         "compact_max_abs_difference": differences["pruned"],

@@ -73,7 +73,7 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
     assert all(set(row) == pruned for row in result["baselines"].values())
     assert set(result["search"]) == {
-        *("seconds", "candidates", "episodes", "finalists", "recalibrated", "device")
+        *("seconds", "candidates", "episodes", "finalists", "statistics", "device")
     }
 
 
@@ -245,6 +245,7 @@ def refused(capsys, *words: str) -> str:
         (["--dataset", "imagenet"], ["'imagenet'", *data.NAMES]),
         (["--method", "guess"], ["'guess'", "mcts", "magnitude", "random"]),
         (["--cost", "joules"], ["'joules'", "macs", "params", "neurons"]),
+        (["--statistics", "mean"], ["'mean'", "batch", "dense"]),
         (["--budget", "0"], ["--budget 0", "(0, 1]"]),
         (["--budget", "1.5"], ["--budget 1.5", "(0, 1]"]),
         (["--budget", "0.001"], ["0.001", "cannot be reached", "at least 0.0024"]),
