@@ -33,7 +33,7 @@ from jaxprune import compact, costs, masked, models, trace
 from jaxprune.evaluate import evaluate
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-CASES = {"lenet300": ((28, 28, 1), 512), "vgg16": ((32, 32, 3), 64)}
+CASES = {"lenet300": ((28, 28, 1), 512), "vgg16": ((32, 32, 3), 16)}
 
 
 def torch_network(params, statistics_, masks=None):
