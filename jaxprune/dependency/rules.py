@@ -293,9 +293,8 @@ def _regroup(table: AtomTable, block: list[Axis], sizes: list[int], reason: Reas
         return [fixed_axis(size) for size in sizes]
     (d,) = removable
     shape = [len(axis) for axis in block]
-    merged = np.broadcast_to(
-        np.expand_dims(block[d], [i for i in range(len(shape)) if i != d]), shape
-    )
+    other_axes = tuple(i for i in range(len(shape)) if i != d)
+    merged = np.broadcast_to(np.expand_dims(block[d], other_axes), shape)
     grid = table.find(merged.reshape(-1)).reshape(sizes)
     for d in range(len(sizes)):
         line = np.moveaxis(grid, d, 0).reshape(sizes[d], -1)

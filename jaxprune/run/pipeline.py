@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ from jaxprune.problem import Archive, Problem, check_budget, make_problem, ranki
 from jaxprune.report import write_report
 from jaxprune.run.display import Display
 from jaxprune.run.folder import RESULT, RunFolder, write_json
+
+T = TypeVar("T")
 
 BASELINES = ("uniform_l1", "global_l1", "random")
 
@@ -116,10 +118,8 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     differences = _verify(job, variables, networks, folder)
     trained = _finetune(job, variables, networks, folder, display)
     winner = _winner(job, networks, trained)
-    masks, networks, trained, differences = (
-        {"pruned": of[winner], **{name: of[name] for name in BASELINES}}
-        for of in (masks, networks, trained, differences)
-    )
+    masks, networks = _with_winner(masks, winner), _with_winner(networks, winner)
+    trained, differences = _with_winner(trained, winner), _with_winner(differences, winner)
     result = _evaluate(job, variables, networks, trained, answer, differences, folder, display)
 
     display.begin("report")
@@ -282,6 +282,11 @@ def _winner(job: Job, networks: dict[str, CompactNetwork], trained: dict[str, An
         return -accuracy, loss
 
     return min((name for name in networks if name not in BASELINES), key=order)
+
+
+def _with_winner(of_all: dict[str, T], winner: str) -> dict[str, T]:
+    """The winner under the name "pruned" and the baselines, without the other finalists."""
+    return {"pruned": of_all[winner], **{name: of_all[name] for name in BASELINES}}
 
 
 def _verify(

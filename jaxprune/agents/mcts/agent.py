@@ -337,7 +337,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     rules = filterwise.rules(problem)
     magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
     archive = candidates.extend(candidates.empty(rules.num_filters), problem, magnitude)
-    better = int(archive.accuracy.argmax())
+    better = int(np.argmax(archive.accuracy))
     baseline = archive.accuracy[better] if config.baseline is None else config.baseline
 
     key, network_key = jax.random.split(key)
