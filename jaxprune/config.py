@@ -76,6 +76,9 @@ class RunConfig:
     cache_dir: _OptionalFolder = None
     """Folder of pretrained networks and decoded images; by default ~/.cache/jaxprune."""
 
+    examples: _OptionalInt = None
+    """At most so many images of each split, for a quick try with rough numbers; by default all."""
+
     pretrain_epochs: _OptionalInt = None
     """Epochs of training the dense network; by default the recipe of its model and dataset."""
 
@@ -135,6 +138,7 @@ def check(config: RunConfig) -> None:
         )
     for option, least in (
         ("seed", 0),
+        ("examples", 1),
         ("pretrain_epochs", 0),
         ("finetune_epochs", 0),
         ("finalists", 1),

@@ -94,6 +94,19 @@ def test_stratified_division_gives_what_is_left_to_the_largest_fractions():
     np.testing.assert_array_equal(np.bincount(labels[picked]), [2, 1, 1])
 
 
+def test_a_subset_keeps_proportions_pixels_and_statistics():
+    digits = data.load("digits")
+    small = data.subset(digits, 100)
+    for part, whole in zip(small[1:4], digits[1:4], strict=True):
+        assert part.images.shape == (100, 8, 8, 1)
+        shares = 100 * np.bincount(whole.labels) / len(whole.labels)
+        assert np.abs(np.bincount(part.labels) - shares).max() < 1
+        pairs = {(image.tobytes(), label) for image, label in zip(*whole, strict=True)}
+        assert all((i.tobytes(), label) in pairs for i, label in zip(*part, strict=True))
+    np.testing.assert_array_equal(small.mean, digits.mean)
+    assert len(data.subset(digits, 1000).test.labels) == len(digits.test.labels)
+
+
 @pytest.mark.parametrize("count", [-1, 4])
 def test_stratified_division_refuses_impossible_counts(count):
     with pytest.raises(ValueError, match=f"cannot pick {count} of 3"):

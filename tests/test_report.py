@@ -46,6 +46,7 @@ def make_result(**changes):
         "model": "cnn",
         "dataset": "digits",
         "seed": 3,
+        "examples": None,
         "cost": "macs",
         "budget": 0.5,
         "feasible": True,

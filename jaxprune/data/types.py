@@ -47,6 +47,20 @@ class Dataset(NamedTuple):
     std: np.ndarray
 
 
+def subset(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
+    """At most `count` examples of each split, drawn at random in proportion to the classes.
+
+    Mean and standard deviation stay those of the whole train split.
+    """
+
+    def part(split: Split) -> Split:
+        return split if len(split.labels) <= count else split.divide(count, seed)[1]
+
+    return dataset._replace(
+        train=part(dataset.train), validation=part(dataset.validation), test=part(dataset.test)
+    )
+
+
 def make_dataset(name: str, train: Split, test: Split, held_out: int, seed: int) -> Dataset:
     """Holds `held_out` examples out of `train` for validation and measures the channels.
 

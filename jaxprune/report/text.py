@@ -36,7 +36,13 @@ def report_text(result: Mapping[str, Any], dense_widths: Mapping[str, int]) -> s
         _results(result),
         "All pruned networks are fine-tuned by the same recipe from the same random numbers. "
         "*Before* is the accuracy with the filters removed and nothing trained. Choices were made "
-        "on training and validation images; the test images were used for this table only.",
+        "on training and validation images; the test images were used for this table only."
+        + (
+            f" Of each of the three, at most {result['examples']:,} were used (`--examples`): the "
+            "numbers are rough."
+            if result["examples"]
+            else ""
+        ),
         "## Widths",
         "![Channels of each group before and after](figures/widths.png)",
         _table(

@@ -83,6 +83,8 @@ def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
             cannot be reached.
     """
     dataset = data.load(config.dataset, config.data_dir, cache_dir=config.cache_dir)
+    if config.examples is not None:
+        dataset = data.subset(dataset, config.examples)
     network = models.build(str(config.model), dataset.train.images.shape[1:], dataset.num_classes)
     preprocess = data.preprocess(dataset, network.flat)
     variables = jax.eval_shape(network.init, jax.random.PRNGKey(0))
@@ -442,6 +444,7 @@ def _evaluate(
         "model": config.model,
         "dataset": config.dataset,
         "seed": config.seed,
+        "examples": config.examples,
         "cost": config.cost,
         "budget": config.budget,
         "feasible": rows["pruned"][config.cost] <= config.budget * rows["dense"][config.cost],

@@ -65,7 +65,7 @@ def test_result_has_the_promised_keys(finished):
         "widths",
     }
     assert set(result) == {
-        *("method", "model", "dataset", "seed", "cost", "budget", "feasible"),
+        *("method", "model", "dataset", "seed", "examples", "cost", "budget", "feasible"),
         *("dense", "pruned", "baselines", "search", "compact_max_abs_difference"),
     }
     assert set(result["dense"]) == common
