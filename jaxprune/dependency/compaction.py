@@ -76,9 +76,9 @@ def compact(
                 "params are not those of this compact network; pass its `params` or what training "
                 "made of them"
             )
-        key = signature(arguments)
+        key = signature((values, arguments))
         if key not in analysed:
-            analysed[key] = analyse_call(fn, structure, arguments)
+            analysed[key] = analyse_call(fn, structure, values, arguments)
         table, program, out_tree = analysed[key]
         shrink = _Shrink(table, keep)
         inputs = jax.tree.leaves(arguments)

@@ -88,7 +88,6 @@ class Structure:
       treedef: the tree of the parameters.
       paths: the path of each parameter leaf.
       shapes: the shape of each parameter leaf.
-      dtypes: the dtype of each parameter leaf.
       channels: for each leaf and axis, int32 [size]: the channel of each position or -1.
       producers: (leaf, axis) pairs whose positions are the outputs of a layer.
       inputs_tree: the tree of the inputs the network was traced with.
@@ -103,7 +102,6 @@ class Structure:
     treedef: Any
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[Any, ...]
     channels: tuple[tuple[np.ndarray, ...], ...]
     producers: tuple[tuple[int, int], ...]
     inputs_tree: Any
@@ -355,7 +353,6 @@ def build_structure(
         treedef=treedef,
         paths=tuple(paths),
         shapes=tuple(tuple(leaf.shape) for leaf in leaves),
-        dtypes=tuple(leaf.dtype for leaf in leaves),
         channels=tuple(channels(axes) for axes in leaf_axes),
         producers=_unique(place for _, _, place in produced if place is not None),
         inputs_tree=inputs_tree,

@@ -42,9 +42,9 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
     def masked_fn(params: Any, masks: Masks, *arguments: Any) -> Any:
         structure.check_masks(masks)
         leaves = structure.check_params(params)
-        key = signature(arguments)
+        key = signature((leaves, arguments))
         if key not in analysed:
-            analysed[key] = analyse_call(fn, structure, arguments)
+            analysed[key] = analyse_call(fn, structure, leaves, arguments)
         table, program, out_tree = analysed[key]
         vector = _MaskVector(structure, masks)
 

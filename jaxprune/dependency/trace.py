@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Reason, fixed_axis
@@ -78,7 +79,7 @@ def trace(
 
 
 def analyse_call(
-    fn: Callable[..., Any], structure: Structure, arguments: Sequence[Any]
+    fn: Callable[..., Any], structure: Structure, params: Sequence[Any], arguments: Sequence[Any]
 ) -> tuple[AtomTable, Program, Any]:
     """Analyses another function of a structure's parameters, called with given arguments.
 
@@ -88,6 +89,8 @@ def analyse_call(
     Args:
       fn: `fn(params, *arguments)`.
       structure: the structure of its parameters.
+      params: the leaves of the parameters it is called with, of which only the dtypes count: they
+        may be of another precision than the traced ones.
       arguments: what follows the parameters, as arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
@@ -119,12 +122,12 @@ def analyse_call(
             )
         else:
             axes.append(tuple(table.fresh(size) for size in leaf.shape))
-    params = [
-        jax.ShapeDtypeStruct(shape, dtype)
-        for shape, dtype in zip(structure.shapes, structure.dtypes, strict=True)
+    whole = [
+        jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
+        for shape, leaf in zip(structure.shapes, params, strict=True)
     ]
     out_tree: list[Any] = []
-    program = _analyse(table, fn, structure.treedef, params, tree, leaves, axes, out_tree)
+    program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
     return table, program, out_tree[0]
 
 
@@ -155,7 +158,7 @@ def _analyse(table, fn, treedef, leaves, inputs_tree, inputs, axes, out_tree=Non
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return jax.eval_shape(jax.numpy.asarray, leaf)
+    return jax.eval_shape(jnp.asarray, leaf)
 
 
 def _key_name(key: Any) -> str:
