@@ -160,8 +160,8 @@ def test_masked_equals_compact_in_a_training_step(name, shape):
     structure = trace(network.apply, variables, x)
     masks = random_masks(structure, 1)
     step = training_step(network)
-    # In double precision, because BatchNorm over a batch of four divides by deviations so small that
-    # fifty layers of single precision would hide a mistake behind their rounding.
+    # In double precision: BatchNorm over a batch of four divides by deviations so small that fifty
+    # layers of single precision would hide a mistake behind their rounding.
     with jax.enable_x64(True):
         variables, x, masks = jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float64), (variables, x, masks)
@@ -186,7 +186,7 @@ def test_masked_equals_compact_in_the_gradient(name, shape):
 
 
 def test_parameters_of_another_precision_than_the_traced_ones():
-    network, variables, x, y = network_with_statistics("lenet300", (28, 28, 1))
+    network, variables, x, _ = network_with_statistics("lenet300", (28, 28, 1))
     structure = trace(network.apply, variables, x)
     masks = random_masks(structure, 6)
     small = compact(network.apply, structure, variables, masks)
