@@ -4,7 +4,7 @@ Two positions that must be removed together carry the same atom in the end. Atom
 position that can never be removed, so that axes without channels (batch, space) cost nothing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,16 +39,34 @@ def fixed_axis(size: int) -> Axis:
 class AtomTable:
     """A union-find over atoms, vectorised over arrays of them.
 
+    Some atoms are *joints*: such a position is kept only if two others are, as a position of an
+    axis that holds heads times head dimension. `joints.py` makes them and draws conclusions.
+
     Args:
       channels: the number of atoms, 1 to `channels`, that must stay distinct and removable. It is 0
         when a structure is being found, and the number of its channels when another function of the
         same parameters is analysed.
+      joints: int [J, 2]: the atoms after these are joints of the given pairs of atoms, and must
+        stay distinct as well.
+
+    Attributes:
+      channels: as given.
+      given: how many atoms were given, joints included.
+      joints: int64 [n, 3]: atom, left and right factor of every joint.
+      version: how often something was learned.
+      settled: the version up to which conclusions were drawn.
     """
 
-    def __init__(self, channels: int = 0):
+    def __init__(self, channels: int = 0, joints: np.ndarray | None = None):
+        pairs = np.zeros((0, 2), np.int64) if joints is None else np.asarray(joints, np.int64)
         self.channels = channels
+        self.given = channels + len(pairs)
+        numbers = np.arange(channels + 1, self.given + 1)
+        self.joints = np.column_stack([numbers, pairs])
+        self.version, self.settled = 1, 0
+        self.cache: tuple[int, Any] | None = None  # what `joints.slots` computed for a version
         self.reasons: list[Reason] = []
-        self._size = channels + 1
+        self._size = self.given + 1
         capacity = max(1024, 2 * self._size)
         self._parent = np.arange(capacity)
         self._frozen = np.zeros(capacity, bool)
@@ -57,8 +75,11 @@ class AtomTable:
 
     def fresh(self, size: int) -> Axis:
         """New removable atoms for an axis; an axis of one position is never removed."""
-        if size <= 1:
-            return fixed_axis(size)
+        return self.allocate(size) if size > 1 else fixed_axis(size)
+
+    def allocate(self, size: int) -> Axis:
+        """New removable atoms."""
+        self.version += 1
         first, self._size = self._size, self._size + size
         while self._size > len(self._parent):
             grown = 2 * len(self._parent)
@@ -66,6 +87,11 @@ class AtomTable:
             self._frozen = np.concatenate([self._frozen, np.zeros_like(self._frozen)])
             self._reason = np.concatenate([self._reason, np.full_like(self._reason, _NO_REASON)])
         return np.arange(first, self._size)
+
+    @property
+    def size(self) -> int:
+        """The number of atoms, atom 0 included."""
+        return self._size
 
     def find(self, atoms: Axis) -> Axis:
         """The representative of each atom's class: the smallest atom in it."""
@@ -97,11 +123,26 @@ class AtomTable:
         roots = roots[~self._frozen[roots]]
         if not len(roots):
             return
-        if roots[0] <= self.channels:
+        if roots[0] <= self.given:
             raise CouplingError(_located(reason))
         self._frozen[roots] = True
         self._reason[roots] = len(self.reasons)
         self.reasons.append(reason)
+        self.version += 1
+
+    def freeze_like(self, atoms: Axis, sources: Axis) -> None:
+        """Freezes the atoms' classes for the reason for which those of `sources` are frozen."""
+        roots, sources = self.find(atoms), self.find(sources)
+        new = ~self._frozen[roots]
+        roots, sources = roots[new], sources[new]
+        if not len(roots):
+            return
+        if roots.min() <= self.given:
+            reason = self.reason(int(sources[roots.argmin()]))
+            raise CouplingError(_located(reason or Reason("a fixed position", "")))
+        self._frozen[roots] = True
+        np.minimum.at(self._reason, roots, self._reason[sources])
+        self.version += 1
 
     def unite(self, left: Axis, right: Axis, reason: Reason) -> None:
         """Makes positions of two axes of one size stand or fall together.
@@ -118,17 +159,19 @@ class AtomTable:
         a, b = first_left, first_right
         while (differ := a != b).any():
             low, high = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
-            if high.min() <= self.channels:
+            if high.min() <= self.given:
                 raise CouplingError(_located(reason))
             np.minimum.at(self._parent, high, low)
+            self.version += 1
             a, b = self.find(a), self.find(b)
         merged = np.concatenate([first_left, first_right])
         frozen = self._frozen[merged]
         if not frozen.any():
             return
         roots = self.find(merged[frozen])
-        if roots.min() <= self.channels:
+        if roots.min() <= self.given:
             raise CouplingError(_located(reason))
+        self.version += bool((~self._frozen[roots]).any())
         self._frozen[roots] = True
         np.minimum.at(self._reason, roots, self._reason[merged[frozen]])
 

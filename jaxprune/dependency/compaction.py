@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxprune.dependency.atoms import AtomTable, Axes
 from jaxprune.dependency.groups import Masks, Structure
+from jaxprune.dependency.joints import slots
 from jaxprune.dependency.masking import signature
-from jaxprune.dependency.program import SHAPELESS, Step, call, evaluate
+from jaxprune.dependency.program import Step, call, evaluate
 from jaxprune.dependency.rules import RULES, Kept, bind, take
 from jaxprune.dependency.trace import analyse_call
 
@@ -63,7 +64,7 @@ def compact(
     """
     kept_channels = _kept_channels(structure, masks)
     leaves = structure.check_params(params)
-    keep = np.concatenate([[True], kept_channels])
+    keep = structure.expand(kept_channels)
     kept_leaves = [tuple(keep[axis + 1] for axis in axes) for axes in structure.channels]
     small_leaves = [take(leaf, kept) for leaf, kept in zip(leaves, kept_leaves, strict=True)]
     small_shapes = [tuple(int(k.sum()) for k in kept) for kept in kept_leaves]
@@ -80,11 +81,11 @@ def compact(
         if key not in analysed:
             analysed[key] = analyse_call(fn, structure, values, arguments)
         table, program, out_tree = analysed[key]
-        shrink = _Shrink(table, keep)
+        shrink = _Shrunk(table, kept_channels)
         inputs = jax.tree.leaves(arguments)
         input_axes = program.inputs[len(values) :]
-        inputs = [shrink.value(x, axes) for x, axes in zip(inputs, input_axes, strict=True)]
-        results = evaluate(program, [*values, *inputs], shrink.bind, shrink.value)
+        inputs = [shrink.constant(x, axes) for x, axes in zip(inputs, input_axes, strict=True)]
+        results = evaluate(program, [*values, *inputs], shrink)
         return jax.tree.unflatten(out_tree, results)
 
     kept_masks = structure.unflatten(kept_channels.astype(np.uint8))
@@ -96,42 +97,57 @@ def compact(
     )
 
 
-class _Shrink:
+class _Shrunk:
     """Evaluates steps at the sizes that are left.
 
     Args:
       table: atoms 1 to C are the structure's channels.
-      keep: bool [C + 1]: which channels are kept, entry 0 being the True of fixed positions.
+      kept_channels: bool [C]: which channels are kept.
     """
 
-    def __init__(self, table: AtomTable, keep: np.ndarray):
-        self._table = table
-        self._keep = keep
+    def __init__(self, table: AtomTable, kept_channels: np.ndarray):
+        self.table = table
+        self._first = np.concatenate([[True], kept_channels])
+        self._whole_keep: tuple[Any, np.ndarray] | None = None  # the slots it is for
 
-    def value(self, value: Any, axes: Axes) -> Any:
+    def constant(self, value: Any, axes: Axes) -> Any:
         """The kept positions of a value given whole."""
         return take(value, self._kept(axes))
 
+    def clear(self, value: Any, axes: Axes) -> Any:
+        """There are no removed positions."""
+        return value
+
     def bind(self, step: Step, operands: list[Any]) -> list[Any]:
-        kept_inputs = [self._kept(axes) for axes in step.inputs]
-        kept_outputs = [self._kept(axes) for axes in step.outputs]
-        if step.body is not None and step.eqn.primitive.name not in SHAPELESS:
-            if all(self._whole(inner) for inner in step.body.walk()):
+        """Evaluates one step."""
+        if step.bodies:
+            if all(self._whole(inner) for body in step.bodies for inner, _ in body.walk()):
                 return bind(step.eqn, operands)
-            return call(self._table, step, operands, self.bind, self.value)
-        rule = RULES.get(step.eqn.primitive.name)
+            return call(step, operands, self)
+        rule = RULES.get(step.name)
         if self._whole(step) or rule is None or rule.shrink is None:
-            return bind(step.eqn, operands)
-        return rule.shrink(step.eqn, operands, kept_inputs, kept_outputs)
+            results = bind(step.eqn, operands)
+        else:
+            kept_inputs = [self._kept(axes) for axes in step.inputs]
+            kept_outputs = [self._kept(axes) for axes in step.outputs]
+            results = rule.shrink(step.eqn, operands, kept_inputs, kept_outputs)
+        for axis in step.rescale:
+            (kept,) = self._kept((axis,))
+            if not kept.all():
+                results[0] = results[0] * np.asarray(len(kept) / kept.sum(), results[0].dtype)
+        return results
 
     def _kept(self, axes: Axes) -> Kept:
-        channels = (self._table.find(axis) for axis in axes)
-        return tuple(self._keep[np.where(c < len(self._keep), c, 0)] for c in channels)
+        known = slots(self.table)
+        if self._whole_keep is None or self._whole_keep[0] is not known:
+            self._whole_keep = known, known.extend(self._first, np)
+        keep = self._whole_keep[1]
+        return tuple(keep[known.of_root[self.table.find(axis)]] for axis in axes)
 
     def _whole(self, step: Step) -> bool:
-        return all(
-            keep.all() for axes in (*step.inputs, *step.outputs) for keep in self._kept(axes)
-        )
+        """Does a step run as it was written?"""
+        axes = (*step.inputs, *step.outputs, step.rescale)
+        return all(keep.all() for each in axes for keep in self._kept(each))
 
 
 def _kept_channels(structure: Structure, masks: Masks) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The structure of a network: its groups of channels, and what they are counted in."""
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.dependency.atoms import FIXED, AtomTable, Axis, Reason
-from jaxprune.dependency.program import Program, Step
-from jaxprune.dependency.rules import summed
+from jaxprune.dependency.counting import Counts
 
 Masks = Mapping[str, Any]
 """{group name: [size]}, 1 = keep, 0 = remove."""
@@ -53,28 +50,6 @@ class Frozen(NamedTuple):
     source: str
 
 
-class Counts(NamedTuple):
-    """Products of axis sizes, as functions of the groups' widths.
-
-    Term t is `factor[t] * prod_d (fixed[t, d] + sum_g multiple[t, d, g] * width[g])`.
-
-    Attributes:
-      factor: float64 [T].
-      fixed: int64 [T, D].
-      multiple: int64 [T, D, G].
-    """
-
-    factor: np.ndarray
-    fixed: np.ndarray
-    multiple: np.ndarray
-
-    def total(self, widths: Any, xp: Any = np) -> Any:
-        """The sum of all terms at `widths` [G]; `xp` is numpy (exact) or jax.numpy (traceable)."""
-        dtype = np.float64 if xp is np else jnp.float32
-        sizes = xp.asarray(self.fixed, dtype) + xp.asarray(self.multiple, dtype) @ widths
-        return (xp.asarray(self.factor, dtype) * xp.prod(sizes, axis=1)).sum()
-
-
 @dataclass(frozen=True, eq=False)
 class Structure:
     """Which channels a network's parameters have, and which of them go together.
@@ -88,7 +63,10 @@ class Structure:
       treedef: the tree of the parameters.
       paths: the path of each parameter leaf.
       shapes: the shape of each parameter leaf.
-      channels: for each leaf and axis, int32 [size]: the channel of each position or -1.
+      channels: for each leaf and axis, int32 [size]: the channel of each position, -1 for those
+        that stay, and `num_channels` + j for those of joint j.
+      joints: int32 [J, 2]: positions that are kept only if two others are, each given as in
+        `channels`. An axis of heads times head dimension consists of them.
       producers: (leaf, axis) pairs whose positions are the outputs of a layer.
       inputs_tree: the tree of the inputs the network was traced with.
       input_shapes: the shape of each input leaf.
@@ -103,6 +81,7 @@ class Structure:
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     channels: tuple[tuple[np.ndarray, ...], ...]
+    joints: np.ndarray
     producers: tuple[tuple[int, int], ...]
     inputs_tree: Any
     input_shapes: tuple[tuple[int, ...], ...]
@@ -128,6 +107,8 @@ class Structure:
     def flatten(self, masks: Masks) -> Any:
         """Masks as one array [..., num_channels], group after group."""
         self.check_masks(masks)
+        if not self.groups:
+            return np.zeros(0, np.float32)
         xp = np if all(isinstance(m, np.ndarray) for m in masks.values()) else jnp
         return xp.concatenate([xp.asarray(masks[group.name]) for group in self.groups], axis=-1)
 
@@ -147,6 +128,41 @@ class Structure:
             group.name: vector[..., end - group.size : end]
             for group, end in zip(self.groups, ends, strict=True)
         }
+
+    def expand(self, values: Any) -> Any:
+        """Values of channels [num_channels] as those of positions [1 + num_channels + J].
+
+        Entry 0 is 1, for positions that stay; a joint's is the product of its factors'. Index it
+        with `channels + 1`.
+        """
+        xp = np if isinstance(values, np.ndarray) else jnp
+        whole = xp.concatenate([xp.ones(1, values.dtype), values])
+        while (done := len(whole) - 1 - self.num_channels) < len(self.joints):
+            rest = self.joints[done:] + 1
+            ready = np.append((rest < len(whole)).all(1), False).argmin()
+            left, right = rest[:ready].T
+            whole = xp.concatenate([whole, whole[left] * whole[right]])
+        return whole
+
+    def add_to_channels(self, positions: np.ndarray, values: Any) -> Any:
+        """Adds values of positions up for each channel they depend on.
+
+        Args:
+          positions: int [size], an axis as in `channels`.
+          values: float [size].
+
+        Returns:
+          float [num_channels]; a joint's value is added to every channel that it depends on.
+        """
+        total = jnp.zeros(self.num_channels, jnp.result_type(values))
+        positions, values = np.asarray(positions), jnp.asarray(values)
+        while (inside := positions >= 0).any():
+            single = inside & (positions < self.num_channels)
+            total = total.at[positions[single]].add(values[single])
+            joint = positions >= self.num_channels
+            positions = self.joints[positions[joint] - self.num_channels].T.reshape(-1)
+            values = jnp.tile(values[joint], 2)
+        return total
 
     def widths(self, masks: Masks) -> Any:
         """How many channels of each group are kept: [..., G]."""
@@ -192,11 +208,23 @@ class Structure:
         return leaves
 
     def __str__(self) -> str:
-        widths = np.array([group.size for group in self.groups], np.float64)
-        rows = [("group", "channels", "layers", "read by")]
-        for group in self.groups:
+        whole = np.array([group.size for group in self.groups], np.float64)
+        params, macs = self.param_counts.total(whole), self.mac_counts.total(whole)
+        partners = self._partners()
+        rows = [("group", "channels", "parameters", "multiply-adds", "layers", "read by", "")]
+        for index, group in enumerate(self.groups):
+            without = whole.copy()
+            without[index] = 0
             rows.append(
-                (group.name, str(group.size), _shorten(group.layers), _shorten(group.consumers))
+                (
+                    group.name,
+                    str(group.size),
+                    f"{params - self.param_counts.total(without):,.0f}",
+                    f"{macs - self.mac_counts.total(without):,.0f}",
+                    _shorten(group.layers),
+                    _shorten(group.consumers),
+                    f"times {', '.join(partners[index])}" if partners[index] else "",
+                )
             )
         lines = _table(rows)
         for frozen in self.frozen:
@@ -205,236 +233,22 @@ class Structure:
             lines.append(f"frozen: {names} ({frozen.size} channels): {frozen.reason}{where}")
         lines.append(
             f"{len(self.groups)} groups, {self.num_channels} channels, "
-            f"{self.param_counts.total(widths):,.0f} parameters, "
-            f"{self.mac_counts.total(widths):,.0f} multiply-adds per example"
+            f"{params:,.0f} parameters, {macs:,.0f} multiply-adds per example"
         )
         return "\n".join(lines)
 
+    def _partners(self) -> list[list[str]]:
+        """For each group the groups that it shares an axis with, as heads and head dimension do."""
+        involved = [{int(group)} for group in self.group_index]
+        for left, right in self.joints:
+            involved.append(involved[left] | involved[right])
+        found: list[set[int]] = [set() for _ in self.groups]
+        for groups in {frozenset(groups) for groups in involved if len(groups) > 1}:
+            for group in groups:
+                found[group] |= groups - {group}
+        return [[self.groups[other].name for other in sorted(others)] for others in found]
+
     __repr__ = __str__
-
-
-def build_structure(
-    table: AtomTable,
-    program: Program,
-    *,
-    treedef: Any,
-    leaves: Sequence[Any],
-    paths: Sequence[str],
-    counted: Sequence[bool],
-    inputs_tree: Any,
-    inputs: Sequence[Any],
-    batch: int,
-    ignore: Sequence[str],
-) -> Structure:
-    """Finds the groups in an analysed program, once nothing more is learned about its atoms.
-
-    Args:
-      table: what the analysis has learned.
-      program: the analysed function; its first inputs are the parameter leaves.
-      treedef: the tree of the parameters.
-      leaves: their leaves, as anything with shape and dtype.
-      paths: the path of each leaf.
-      counted: which leaves count as parameters.
-      inputs_tree: the tree of the inputs.
-      inputs: their leaves.
-      batch: how many examples they hold.
-      ignore: patterns (`fnmatch`) of layer paths whose channels stay whole.
-
-    Raises:
-      ValueError: a pattern in `ignore` matches no layer.
-    """
-    num_leaves = len(leaves)
-    leaf_axes, input_axes = program.inputs[:num_leaves], program.inputs[num_leaves:]
-    owner = {
-        int(atom): (leaf, d)
-        for leaf, axes in enumerate(leaf_axes)
-        for d, axis in enumerate(axes)
-        for atom in axis[:1]
-        if atom != FIXED
-    }
-    layers = [_layer(path) for path in paths]
-
-    def leaf_of(axis: Axis) -> tuple[int, int] | None:
-        """The parameter axis that positions come from, if they come from one as a whole."""
-        found = owner.get(int(axis[0])) if len(axis) else None
-        if found is not None and np.array_equal(leaf_axes[found[0]][found[1]], axis):
-            return found
-        return None
-
-    produced: list[tuple[Axis, str, tuple[int, int] | None]] = []
-    consumed: list[tuple[Axis, str]] = []
-    terms: list[tuple[float, list[Axis]]] = []
-    for axes in input_axes:
-        produced += [(axis, "input", None) for axis in axes if (axis != FIXED).any()]
-    for step in program.walk():
-        if not _multiplies(step):
-            continue
-        sums = summed(step.eqn)
-        terms.append(_multiply_adds(step, sums, batch))
-        for operand, axes in enumerate(step.inputs):
-            if not step.from_params[operand]:
-                continue
-            summed_axes = [axis for pair in sums for which, axis in pair if which == operand]
-            for d, axis in enumerate(axes):
-                place = leaf_of(axis)
-                if place is None:
-                    continue
-                if d in summed_axes:
-                    consumed.append((axis, layers[place[0]]))
-                elif any(axis is result for result in step.outputs[0]):
-                    produced.append((axis, layers[place[0]], place))
-        for pair in sums:
-            consumed += [(step.inputs[which][d], "") for which, d in pair]
-
-    _ignore(table, [(axis, layer) for axis, layer, _ in produced], ignore)
-
-    num_atoms = table.fresh(2)[-1] + 1
-    random = np.random.default_rng(0)
-    signature = np.zeros(num_atoms, np.uint64)  # of each class: where it appears, and how often
-    sites = [axis for axes in leaf_axes for axis in axes] + [
-        axis for _, axes in terms for axis in axes
-    ]
-    for axis in sites:
-        np.add.at(signature, table.find(axis), random.integers(1, 2**63, dtype=np.uint64))
-
-    is_produced, is_consumed = np.zeros(num_atoms, bool), np.zeros(num_atoms, bool)
-    for axis, _, _ in produced:
-        is_produced[table.find(axis)] = True
-    for axis, _ in consumed:
-        is_consumed[table.find(axis)] = True
-    everything = np.arange(num_atoms)
-    removable = table.removable(everything)
-    is_channel = is_produced & is_consumed & removable
-
-    members: dict[int, list[np.ndarray]] = {}  # signature -> roots, in the order of computation
-    seen = np.zeros(num_atoms, bool)
-    for axis, _, _ in produced:
-        roots = table.find(axis)
-        _, first = np.unique(roots, return_index=True)
-        roots = roots[np.sort(first)]
-        roots = roots[is_channel[roots] & ~seen[roots]]
-        seen[roots] = True
-        for value in dict.fromkeys(signature[roots].tolist()):
-            members.setdefault(value, []).append(roots[signature[roots] == value])
-
-    channel_of = np.full(num_atoms, NO_CHANNEL, np.int32)
-    groups: list[Group] = []
-    start = 0
-    for pieces in members.values():
-        roots = np.concatenate(pieces)
-        channel_of[roots] = start + np.arange(len(roots))
-        start += len(roots)
-        inside = np.zeros(num_atoms, bool)
-        inside[roots] = True
-        layer_names = _unique(name for axis, name, _ in produced if inside[table.find(axis)].any())
-        reading = _unique(
-            name for axis, name in consumed if name and inside[table.find(axis)].any()
-        )
-        carried = _unique(
-            path
-            for path, axes in zip(paths, leaf_axes, strict=True)
-            if any(inside[table.find(axis)].any() for axis in axes)
-        )
-        taken = {group.name for group in groups}
-        name, copy = layer_names[0], 2
-        while name in taken:
-            name, copy = f"{layer_names[0]}#{copy}", copy + 1
-        groups.append(Group(name, len(roots), layer_names, reading, carried))
-
-    def channels(axes: Sequence[Axis]) -> tuple[np.ndarray, ...]:
-        return tuple(channel_of[table.find(axis)] for axis in axes)
-
-    def counts(items: Sequence[tuple[float, Sequence[Axis]]]) -> Counts:
-        return _counts([(factor, channels(axes)) for factor, axes in items], groups)
-
-    return Structure(
-        groups=tuple(groups),
-        frozen=_frozen(table, produced),
-        treedef=treedef,
-        paths=tuple(paths),
-        shapes=tuple(tuple(leaf.shape) for leaf in leaves),
-        channels=tuple(channels(axes) for axes in leaf_axes),
-        producers=_unique(place for _, _, place in produced if place is not None),
-        inputs_tree=inputs_tree,
-        input_shapes=tuple(tuple(leaf.shape) for leaf in inputs),
-        input_channels=tuple(channels(axes) for axes in input_axes),
-        param_counts=counts(
-            [(1.0, axes) for axes, count in zip(leaf_axes, counted, strict=True) if count]
-        ),
-        mac_counts=counts(terms),
-    )
-
-
-def _multiplies(step: Step) -> bool:
-    """Is the step a matrix product or a convolution of data?"""
-    return step.eqn.primitive.name in ("dot_general", "conv_general_dilated") and not all(
-        step.from_params
-    )
-
-
-def _multiply_adds(step: Step, sums: Any, batch: int) -> tuple[float, list[Axis]]:
-    """The multiply-adds of a step for one example: a factor and the axes to multiply it by."""
-    axes = list(step.outputs[0])
-    if step.eqn.primitive.name == "conv_general_dilated":
-        spec = step.eqn.params["dimension_numbers"]
-        axes += [step.inputs[1][d] for d in spec.rhs_spec[1:]]
-    else:
-        axes += [step.inputs[which][d] for (which, d), *_ in sums]
-    fixed = [len(axis) for axis in axes if (axis == FIXED).all()]
-    return float(np.prod(fixed, dtype=np.float64)) / batch, [a for a in axes if (a != FIXED).any()]
-
-
-def _counts(items: Sequence[tuple[float, Sequence[np.ndarray]]], groups: Sequence[Group]) -> Counts:
-    """Counts from the channels of axes; a group's channels appear equally often in an axis."""
-    sizes = np.array([group.size for group in groups], np.int64)
-    index = np.repeat(np.arange(len(groups)), sizes)
-    depth = max((len(axes) for _, axes in items), default=1)
-    fixed = np.ones((len(items), depth), np.int64)
-    multiple = np.zeros((len(items), depth, len(groups)), np.int64)
-    for t, (_, axes) in enumerate(items):
-        for d, axis in enumerate(axes):
-            inside = axis[axis != NO_CHANNEL]
-            fixed[t, d] = len(axis) - len(inside)
-            multiple[t, d] = np.bincount(index[inside], minlength=len(groups)) // np.maximum(
-                sizes, 1
-            )
-    return Counts(np.array([factor for factor, _ in items], np.float64), fixed, multiple)
-
-
-def _frozen(table: AtomTable, produced: Sequence[tuple[Axis, str, Any]]) -> tuple[Frozen, ...]:
-    """The produced axes that are frozen, one entry for those that are frozen together."""
-    found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
-    sizes: dict[tuple[int, str], int] = {}
-    for axis, layer, _ in produced:
-        atoms = axis[axis != FIXED]
-        if not len(atoms) or table.removable(atoms).all():
-            continue
-        first = int(table.find(atoms).min())
-        reason = table.reason(first) or Reason("it cannot be removed", "")
-        names, _ = found.setdefault((first, reason.message), ([], reason))
-        names.append(layer)
-        sizes[first, reason.message] = int((~table.removable(atoms)).sum())
-    return tuple(
-        Frozen(_unique(names), sizes[key], reason.message, reason.source)
-        for key, (names, reason) in found.items()
-    )
-
-
-def _ignore(
-    table: AtomTable, produced: Sequence[tuple[Axis, str]], patterns: Sequence[str]
-) -> None:
-    for pattern in patterns:
-        matched = [axis for axis, layer in produced if fnmatch.fnmatch(layer, pattern)]
-        if not matched:
-            names = list(_unique(layer for _, layer in produced))
-            raise ValueError(f"ignore: '{pattern}' matches no layer; the layers are {names}")
-        for axis in matched:
-            table.freeze(axis[axis != FIXED], Reason(f"ignored by '{pattern}'", ""))
-
-
-def _layer(path: str) -> str:
-    """The path of the layer that a parameter belongs to."""
-    return path.rpartition("/")[0] or path
 
 
 def _shorten(names: Sequence[str], most: int = 2) -> str:
@@ -442,10 +256,15 @@ def _shorten(names: Sequence[str], most: int = 2) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _unique(items: Any) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(items))
-
-
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    """Columns of equal width, those that hold numbers aligned to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numbers = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, numbers, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

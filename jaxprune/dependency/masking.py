@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn
 
-from jaxprune.dependency.atoms import AtomTable, Axis
+from jaxprune.dependency.atoms import AtomTable, Axes, Axis
 from jaxprune.dependency.groups import Masks, Structure
-from jaxprune.dependency.program import SHAPELESS, Step, call, evaluate
-from jaxprune.dependency.rules import bind, summed
+from jaxprune.dependency.joints import slots
+from jaxprune.dependency.program import Step, call, evaluate
+from jaxprune.dependency.rules import RULES, bind
 from jaxprune.dependency.trace import analyse_call
 
 
@@ -18,9 +20,10 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
     """The function with masks as its second argument.
 
     Wherever the function sums over an axis of channels (a convolution, a matrix product, a sum),
-    the operand is multiplied by their mask. That is what removing the channels computes, whatever
-    bias, normalisation or nonlinearity lies between; with full masks nothing changes, to the bit.
-    Kernels are not touched, so that under `vmap` over masks they stay shared.
+    the operand is multiplied by their mask; a maximum over channels does not see removed ones, and
+    a mean divides by the number of those that are left. That is what removing the channels
+    computes, whatever bias, normalisation or nonlinearity lies between; with full masks nothing
+    changes, to the bit. Kernels are not touched, so that under `vmap` over masks they stay shared.
 
     Args:
       fn: any function `fn(params, *arguments)` of the parameters that the structure describes: the
@@ -46,63 +49,109 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
         if key not in analysed:
             analysed[key] = analyse_call(fn, structure, leaves, arguments)
         table, program, out_tree = analysed[key]
-        vector = _MaskVector(structure, masks)
-
-        def bind_masked(step: Step, operands: list[Any]) -> list[Any]:
-            if step.body is not None and step.eqn.primitive.name not in SHAPELESS:
-                if any(_masked_axes(table, inner) for inner in step.body.walk()):
-                    return call(table, step, operands, bind_masked)
-                return bind(step.eqn, operands)
-            for operand, d, channels in _masked_axes(table, step):
-                operands[operand] = vector.multiply(operands[operand], d, channels)
-            return bind(step.eqn, operands)
-
-        results = evaluate(program, [*leaves, *jax.tree.leaves(arguments)], bind_masked)
+        masked_values = _Masked(structure, masks, table)
+        results = evaluate(program, [*leaves, *jax.tree.leaves(arguments)], masked_values)
         return jax.tree.unflatten(out_tree, results)
 
     return masked_fn
 
 
-def _masked_axes(table: AtomTable, step: Step) -> list[tuple[int, int, Axis]]:
-    """(operand, axis, channels + 1) wherever a step sums over channels.
+class _Masked:
+    """Evaluates steps on whole values, removed positions not counting.
 
-    Of two operands, the one that depends on data is masked.
+    Args:
+      structure: the structure of the parameters.
+      masks: the masks of its groups.
+      table: atoms 1 to C are the structure's channels.
     """
-    found = []
-    for pair in summed(step.eqn):
-        operand, d = next((p for p in pair if not step.from_params[p[0]]), pair[0])
-        channels = table.find(step.inputs[operand][d])
-        channels = np.where(channels <= table.channels, channels, 0)
-        if channels.any():
-            found.append((operand, d, channels))
-    return found
 
-
-class _MaskVector:
-    """The masks of all channels, indexed by channel + 1, entry 0 being the 1 of fixed positions."""
-
-    def __init__(self, structure: Structure, masks: Masks):
+    def __init__(self, structure: Structure, masks: Masks, table: AtomTable):
+        self.table = table
         self._masks = [jnp.asarray(masks[group.name]) for group in structure.groups]
         self._ends = np.cumsum([group.size for group in structure.groups])
-        self._whole: Any = None
+        self._whole: tuple[Any, Any] | None = None  # the slots it was made for, the vector
 
-    def multiply(self, value: Any, d: int, channels: Axis) -> Any:
-        """The value times the mask of the channels along its axis `d`."""
-        mask = self._of(channels).astype(value.dtype)
+    def constant(self, value: Any, axes: Axes) -> Any:
+        """Constants stay whole."""
+        return value
+
+    def bind(self, step: Step, operands: list[Any]) -> list[Any]:
+        """Evaluates one step."""
+        if step.bodies:
+            if any(self.concerns(inner) for body in step.bodies for inner, _ in body.walk()):
+                return call(step, operands, self)
+            return bind(step.eqn, operands)
+        for operand, d in self.reduced(step):
+            axis = step.inputs[operand][d]
+            operands[operand] = self.apply(operands[operand], d, axis, step.eqn)
+        results = bind(step.eqn, operands)
+        for axis in step.rescale:
+            results[0] = self.rescale(results[0], axis)
+        return results
+
+    def clear(self, value: Any, axes: Axes) -> Any:
+        """Makes a derivative for removed positions zero."""
+        for d, axis in enumerate(axes):
+            if self._entries(axis).any():
+                shape = [1] * value.ndim
+                shape[d] = len(axis)
+                value = jnp.where(self._of(axis).reshape(shape) > 0, value, jnp.zeros_like(value))
+        return value
+
+    def concerns(self, step: Step) -> bool:
+        """Do masks change what a step computes?"""
+        return bool(self.reduced(step)) or any(self._entries(a).any() for a in step.rescale)
+
+    def reduced(self, step: Step) -> list[tuple[int, int]]:
+        """(operand, axis) wherever a step reduces an axis of channels.
+
+        Of two operands, the one that depends on data is masked.
+        """
+        rule = RULES.get(step.name)
+        if rule is None or rule.summed is None:
+            return []
+        found = []
+        for pair in rule.summed(step.eqn):
+            operand, d = next((p for p in pair if not step.from_params[p[0]]), pair[0])
+            if self._entries(step.inputs[operand][d]).any():
+                found.append((operand, d))
+        return found
+
+    def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
+        """The value with its removed positions along an axis made not to count."""
         shape = [1] * value.ndim
-        shape[d] = len(channels)
-        return value * mask.reshape(shape)
+        shape[d] = len(axis)
+        mask = self._of(axis).reshape(shape)
+        neutral = RULES[eqn.primitive.name].neutral
+        if neutral is None:
+            if value.dtype == bool:
+                return value & (mask > 0)
+            return value * mask.astype(value.dtype)
+        return jnp.where(mask > 0, value, jnp.asarray(neutral(value.dtype), value.dtype))
 
-    def _of(self, channels: Axis) -> Any:
+    def rescale(self, value: Any, axis: Axis) -> Any:
+        """The value times full over kept size of an axis."""
+        if not self._entries(axis).any():
+            return value
+        ratio = len(axis) / self._of(axis).astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
+        return value * ratio.astype(value.dtype)
+
+    def _entries(self, axis: Axis) -> np.ndarray:
+        return slots(self.table).of_root[self.table.find(axis)]
+
+    def _of(self, axis: Axis) -> Any:
+        entries = self._entries(axis)
         for mask, end in zip(self._masks, self._ends, strict=True):
             size = mask.shape[-1]
-            if channels[0] == end - size + 1 and len(channels) % size == 0:
-                repeats = len(channels) // size
-                if np.array_equal(channels, np.tile(np.arange(end - size + 1, end + 1), repeats)):
+            if entries[0] == end - size + 1 and len(entries) % size == 0:
+                repeats = len(entries) // size
+                if np.array_equal(entries, np.tile(np.arange(end - size + 1, end + 1), repeats)):
                     return jnp.tile(mask, repeats) if repeats > 1 else mask
-        if self._whole is None:
-            self._whole = jnp.concatenate([jnp.ones(1), *self._masks])
-        return self._whole[channels]
+        known = slots(self.table)
+        if self._whole is None or self._whole[0] is not known:
+            first = jnp.concatenate([jnp.ones(1), *self._masks])
+            self._whole = known, known.extend(first, jnp)
+        return self._whole[1][entries]
 
 
 def signature(arguments: Any) -> Any:

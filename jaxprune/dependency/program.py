@@ -1,38 +1,53 @@
 """A traced function with the atoms of every value: what masking and compaction evaluate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Literal
 
-from jaxprune.dependency.atoms import AtomTable, Axes, Reason, fixed_axis
+from jaxprune.dependency import facts
+from jaxprune.dependency.atoms import AtomTable, Axes, Axis, Reason, fixed_axis
+from jaxprune.dependency.calls import CALLS, Again
+from jaxprune.dependency.facts import Fact
 from jaxprune.dependency.rules import RULES, freeze_everything
+from jaxprune.dependency.source import source_line
 
-INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
-"""Primitives that only call a function, with the parameter that holds it."""
-
-WRAPPED = {"custom_jvp_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr"}
-"""Primitives that call a function and say how to differentiate it."""
-
-SHAPELESS = {"custom_vjp_call": "call_jaxpr"}
-"""Primitives that call a function which must work at any size as it stands."""
-
-_CALLS = INLINED | WRAPPED | SHAPELESS
+CONSTANT = -1
+"""The origin of a value that depends neither on data nor on parameters."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One equation with the atoms of its operands and results."""
+    """One equation with the atoms of its operands and results.
+
+    Attributes:
+      eqn: the equation.
+      inputs: the atoms of each operand.
+      outputs: the atoms of each result.
+      origins: for each operand: the first parameter leaf it was made of, `CONSTANT` if it was made
+        of constants, None if it depends on data.
+      rescale: axes whose full size the equation divides by, see `facts`.
+      bodies: the called functions, if the primitive calls any.
+    """
 
     eqn: JaxprEqn
     inputs: tuple[Axes, ...]
     outputs: tuple[Axes, ...]
-    from_params: tuple[bool, ...]  # for each operand: does it depend on the parameters alone?
-    body: "Program | None" = None  # the called function, if the primitive calls one
+    origins: tuple[int | None, ...]
+    rescale: tuple[Axis, ...] = ()
+    bodies: "tuple[Program, ...]" = ()
+
+    @property
+    def from_params(self) -> tuple[bool, ...]:
+        """For each operand: does it depend on the parameters alone?"""
+        return tuple(origin is not None for origin in self.origins)
+
+    @property
+    def name(self) -> str:
+        """The name of the primitive."""
+        return self.eqn.primitive.name
 
 
 @dataclass(frozen=True)
@@ -48,21 +63,27 @@ class Program:
     steps: tuple[Step, ...]
     inputs: tuple[Axes, ...]
     outputs: tuple[Axes, ...]
+    output_facts: tuple[Fact, ...]
 
-    def walk(self):
-        """Every step, those of called functions included."""
+    def walk(self, times: float = 1.0) -> Iterator[tuple[Step, float]]:
+        """Every step, those of called functions included, and how often it runs.
+
+        A loop of unknown length counts once, and each branch of a condition its share.
+        """
         for step in self.steps:
-            yield step
-            if step.body is not None:
-                yield from step.body.walk()
+            yield step, times
+            for body in step.bodies:
+                yield from body.walk(times * CALLS[step.name].times(step))
 
 
 def analyse(
     table: AtomTable,
     jaxpr: Any,
     inputs: Sequence[Axes],
-    from_params: Sequence[bool],
+    origins: Sequence[int | None],
+    known: Sequence[Fact] = (),
     caller: str = "",
+    back: bool = False,
 ) -> Program:
     """Gives every value of a closed jaxpr its atoms.
 
@@ -70,16 +91,21 @@ def analyse(
       table: the union-find that learns what must be removed together.
       jaxpr: a closed jaxpr, as `jax.make_jaxpr` returns it.
       inputs: the atoms of each of its arguments.
-      from_params: which of its arguments are parameters.
+      origins: where each of its arguments comes from, see `Step.origins`.
+      known: what is known of its arguments; by default nothing.
       caller: the source line to name for equations that carry none of their own.
+      back: is it part of a derivative in reverse mode?
     """
     consts = tuple(getattr(jaxpr, "consts", ()))
     jaxpr = jaxpr.jaxpr if hasattr(jaxpr, "jaxpr") else jaxpr
+    known = known or [facts.NOTHING] * len(jaxpr.invars)
     atoms: dict[Any, Axes] = dict(zip(jaxpr.invars, inputs, strict=True))
-    of_params: dict[Any, bool] = dict(zip(jaxpr.invars, from_params, strict=True))
-    for var in jaxpr.constvars:
+    origin_of: dict[Any, int | None] = dict(zip(jaxpr.invars, origins, strict=True))
+    fact_of: dict[Any, Fact] = dict(zip(jaxpr.invars, known, strict=True))
+    for var, value in zip(jaxpr.constvars, consts, strict=True):
         atoms[var] = tuple(table.fresh(size) for size in getattr(var.aval, "shape", ()))
-        of_params[var] = True
+        origin_of[var] = CONSTANT
+        fact_of[var] = facts.captured(value)
 
     def axes_of(var: Any) -> Axes:
         if isinstance(var, Literal):
@@ -89,25 +115,22 @@ def analyse(
     steps = []
     for eqn in jaxpr.eqns:
         operands = tuple(axes_of(var) for var in eqn.invars)
-        parameters = tuple(isinstance(v, Literal) or of_params[v] for v in eqn.invars)
-        name = eqn.primitive.name
-        reason = Reason(f"'{name}'", source_info_util.summarize(eqn.source_info) or caller)
-        body = None
-        if name in _CALLS:
-            function = eqn.params[_CALLS[name]]
-            body = analyse(table, function, operands, parameters, reason.source)
-            if name in SHAPELESS and any(_has_shapes(step) for step in body.walk()):
-                freeze_everything(table, eqn, operands, reason)
-            results = body.outputs
-        elif name in RULES:
-            results = tuple(RULES[name].relate(table, eqn, operands, reason))
+        sources = tuple(CONSTANT if isinstance(v, Literal) else origin_of[v] for v in eqn.invars)
+        learned = [facts.of_operand(var, fact_of) for var in eqn.invars]
+        backward = back or "transpose(" in str(eqn.source_info.name_stack)
+        line = source_line(eqn.source_info, caller)
+        step = _step(table, eqn, operands, sources, learned, line, backward)
+        if step.bodies:
+            new_facts = CALLS[step.name].facts(step)
         else:
-            lacking = Reason(f"no rule for primitive '{name}'", reason.source)
-            results = tuple(freeze_everything(table, eqn, operands, lacking))
-        steps.append(Step(eqn, operands, results, parameters, body))
-        for var, axes in zip(eqn.outvars, results, strict=True):
+            new_facts, rescale = facts.follow(eqn, operands, learned, step.outputs, backward)
+            if rescale:
+                step = Step(eqn, operands, step.outputs, sources, rescale)
+        steps.append(step)
+        for var, axes, fact in zip(eqn.outvars, step.outputs, new_facts, strict=True):
             atoms[var] = axes
-            of_params[var] = all(parameters)
+            origin_of[var] = _origin(sources)
+            fact_of[var] = fact
     return Program(
         jaxpr=jaxpr,
         consts=consts,
@@ -115,75 +138,97 @@ def analyse(
         steps=tuple(steps),
         inputs=tuple(inputs),
         outputs=tuple(axes_of(var) for var in jaxpr.outvars),
+        output_facts=tuple(facts.of_operand(var, fact_of) for var in jaxpr.outvars),
     )
 
 
-def evaluate(
-    program: Program,
-    arguments: Sequence[Any],
-    bind: Callable[[Step, list[Any]], list[Any]],
-    constant: Callable[[Any, Axes], Any] = lambda value, axes: value,
-) -> list[Any]:
-    """Runs a program, `bind` evaluating each step and `constant` preparing captured constants."""
+def _origin(sources: Sequence[int | None]) -> int | None:
+    """Where a value that was made of several comes from."""
+    if any(source is None for source in sources):
+        return None
+    return next((source for source in sources if source != CONSTANT), CONSTANT)
+
+
+def _step(
+    table: AtomTable,
+    eqn: JaxprEqn,
+    inputs: tuple[Axes, ...],
+    origins: tuple[int | None, ...],
+    known: Sequence[Fact],
+    source: str,
+    back: bool,
+) -> Step:
+    """One equation analysed, together with the functions that it calls."""
+    name = eqn.primitive.name
+    reason = Reason(f"'{name}'", source)
+    if name in CALLS:
+
+        def analyse_body(jaxpr, axes, origins, known=()):
+            return analyse(table, jaxpr, axes, origins, known, source, back)
+
+        bodies, outputs = CALLS[name].analyse(
+            table, eqn, inputs, origins, known, reason, analyse_body
+        )
+        return Step(eqn, inputs, tuple(outputs), origins, bodies=tuple(bodies))
+    if name in RULES:
+        rule = RULES[name]
+        values = [[fact.value() for fact in known]] if rule.reads_values else []
+        outputs = rule.relate(table, eqn, inputs, reason, *values)
+    else:
+        lacking = Reason(f"no rule for primitive '{name}'", source)
+        outputs = freeze_everything(table, eqn, inputs, lacking)
+    return Step(eqn, inputs, tuple(outputs), origins)
+
+
+class Interpreter(Protocol):
+    """A way to evaluate a program: with masks, or at the sizes that are left."""
+
+    @property
+    def table(self) -> AtomTable:
+        """What was learned of the program's atoms."""
+        ...
+
+    def bind(self, step: Step, operands: list[Any]) -> list[Any]:
+        """Evaluates one step on the values of its operands."""
+        ...
+
+    def constant(self, value: Any, axes: Axes) -> Any:
+        """Prepares a constant that a function has captured."""
+        ...
+
+    def clear(self, value: Any, axes: Axes) -> Any:
+        """Makes a derivative for removed positions zero."""
+        ...
+
+
+def evaluate(program: Program, arguments: Sequence[Any], interpreter: Interpreter) -> list[Any]:
+    """Runs a program."""
     values: dict[Any, Any] = dict(zip(program.jaxpr.invars, arguments, strict=True))
     captured = zip(program.jaxpr.constvars, program.consts, program.const_axes, strict=True)
-    values.update((var, constant(value, axes)) for var, value, axes in captured)
+    values.update((var, interpreter.constant(value, axes)) for var, value, axes in captured)
     for step in program.steps:
         operands = [v.val if isinstance(v, Literal) else values[v] for v in step.eqn.invars]
         names = source_info_util.current_name_stack() + step.eqn.source_info.name_stack
         traceback = step.eqn.source_info.traceback
         with source_info_util.user_context(traceback, name_stack=names), step.eqn.ctx.manager:
-            if step.body is not None and step.eqn.primitive.name in INLINED:
-                results = evaluate(step.body, operands, bind, constant)
-            else:
-                results = bind(step, operands)
+            results = interpreter.bind(step, operands)
         values.update(zip(step.eqn.outvars, results, strict=True))
     return [v.val if isinstance(v, Literal) else values[v] for v in program.jaxpr.outvars]
 
 
-def call(
-    table: AtomTable,
-    step: Step,
-    operands: list[Any],
-    bind: Callable[[Step, list[Any]], list[Any]],
-    constant: Callable[[Any, Axes], Any] = lambda value, axes: value,
-) -> list[Any]:
-    """Evaluates a step that calls a function, keeping what it says of differentiation."""
-    body = step.body
-    if body is None:
-        raise ValueError(f"'{step.eqn.primitive.name}' calls no function")
+def call(step: Step, operands: list[Any], interpreter: Interpreter) -> list[Any]:
+    """Evaluates a step that calls functions, keeping its loops, branches and derivatives."""
+    table = interpreter.table
 
-    def run(*arguments):
-        return evaluate(body, arguments, bind, constant)
+    def run(body: Program, *arguments: Any) -> list[Any]:
+        return evaluate(body, arguments, interpreter)
 
-    params = step.eqn.params
-    if step.eqn.primitive.name != "custom_jvp_call":
-        keep = {"prevent_cse": params["prevent_cse"], "policy": params["policy"]}
-        return list(jax.checkpoint(run, **keep)(*operands))
+    def analyse_body(jaxpr, axes, origins, back=False):
+        return analyse(table, jaxpr, axes, origins, back=back)
 
-    function = jax.custom_jvp(run)
-    skip = params["num_consts"]
+    def tie(left: Axes, right: Axes) -> None:
+        for a, b in zip(left, right, strict=True):
+            table.unite(a, b, Reason(f"'{step.name}'", ""))
 
-    @function.defjvp
-    def derivative(primals, tangents):
-        zeros = [False] * (len(primals) - skip)
-        jaxpr, consts, zero_outputs = params["jvp_jaxpr_fun"].call_wrapped(*zeros)
-        rule = analyse(
-            table,
-            ClosedJaxpr(jaxpr, consts),
-            [*step.inputs[skip:], *step.inputs[skip:]],
-            [*step.from_params[skip:], *step.from_params[skip:]],
-        )
-        results = evaluate(rule, [*primals[skip:], *tangents[skip:]], bind, constant)
-        outputs, derivatives = results[: len(zero_outputs)], iter(results[len(zero_outputs) :])
-        return outputs, [
-            jnp.zeros_like(output) if zero else next(derivatives)
-            for output, zero in zip(outputs, zero_outputs, strict=True)
-        ]
-
-    return list(function(*operands))
-
-
-def _has_shapes(step: Step) -> bool:
-    rule = RULES.get(step.eqn.primitive.name)
-    return step.body is None and (rule is None or rule.shrink is not None)
+    again = Again(run, analyse_body, tie, interpreter.clear)
+    return list(CALLS[step.name].run(step, operands, again))

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Reason, fixed_axis
-from jaxprune.dependency.groups import Structure, build_structure
+from jaxprune.dependency.grouping import build_structure
+from jaxprune.dependency.groups import Structure
+from jaxprune.dependency.joints import settle
 from jaxprune.dependency.program import Program, analyse
 
 
@@ -101,7 +103,7 @@ def analyse_call(
       CouplingError: the function couples channels which the structure holds separate, or does
         something with them that no rule covers.
     """
-    table = AtomTable(structure.num_channels)
+    table = AtomTable(structure.num_channels, structure.joints + 1)
     axes = [
         tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels
     ]
@@ -151,8 +153,10 @@ def _analyse(table, fn, treedef, leaves, inputs_tree, inputs, axes, out_tree=Non
         return flat_result
 
     jaxpr = jax.make_jaxpr(flat)(*leaves, *inputs)
-    from_params = [True] * len(leaves) + [False] * len(inputs)
-    return analyse(table, jaxpr, axes, from_params)
+    origins = [*range(len(leaves)), *[None] * len(inputs)]
+    program = analyse(table, jaxpr, axes, origins)
+    settle(table)
+    return program
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

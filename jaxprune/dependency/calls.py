@@ -1,0 +1,354 @@
+"""Primitives that call functions: jit, remat, loops, branches, and custom derivatives.
+
+`CALLS` says for each how the functions' values meet the operands and results, how to evaluate the
+primitive again with other functions in their place, and how often a function runs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from jaxprune.dependency.atoms import Axes, fixed_axis
+from jaxprune.dependency.facts import NOTHING, Fact
+from jaxprune.dependency.rules import freeze_everything
+from jaxprune.dependency.rules.base import because
+
+
+class Call(NamedTuple):
+    """What is known of a primitive that calls functions.
+
+    Attributes:
+      analyse: `analyse(table, eqn, inputs, origins, known, reason, analyse_body)` returns the
+        analysed functions and the atoms of the results. `analyse_body(jaxpr, axes, origins,
+        known)` analyses one function.
+      run: `run(step, operands, again)` evaluates the primitive on values.
+      times: `times(step)`: how often each function runs, on average.
+      facts: what is known of the results.
+    """
+
+    analyse: Callable[..., tuple[Sequence[Any], Sequence[Any]]]
+    run: Callable[..., Sequence[Any]]
+    times: Callable[[Any], float] = lambda step: 1.0
+    facts: Callable[[Any], Sequence[Fact]] = lambda step: [NOTHING] * len(step.outputs)
+
+
+class Again(NamedTuple):
+    """What it takes to evaluate functions in another way than they were written.
+
+    Attributes:
+      evaluate: `evaluate(body, *arguments)` evaluates an analysed function.
+      analyse: `analyse(jaxpr, axes, origins, back=False)` analyses another one.
+      tie: `tie(axes, axes)` makes the positions of two values stand or fall together.
+      clear: `clear(value, axes)` makes a derivative for removed positions zero.
+    """
+
+    evaluate: Callable[..., list[Any]]
+    analyse: Callable[..., Any]
+    tie: Callable[[Axes, Axes], None]
+    clear: Callable[[Any, Axes], Any]
+
+
+CALLS: dict[str, Call] = {}
+
+
+# -- one function, called once --------------------------------------------------------------------
+
+
+def _analyse_one(parameter: str) -> Callable[..., Any]:
+    def analyse(table, eqn, inputs, origins, known, reason, analyse_body):
+        body = analyse_body(eqn.params[parameter], inputs, origins, known)
+        return (body,), body.outputs
+
+    return analyse
+
+
+def _run_inlined(step, operands, again):
+    return again.evaluate(step.bodies[0], *operands)
+
+
+def _facts_of_body(step):
+    return step.bodies[0].output_facts
+
+
+for _name, _parameter in {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+}.items():
+    CALLS[_name] = Call(_analyse_one(_parameter), _run_inlined, facts=_facts_of_body)
+
+
+def _run_checkpoint(step, operands, again):
+    def function(*arguments):
+        return again.evaluate(step.bodies[0], *arguments)
+
+    params = step.eqn.params
+    keep = {"prevent_cse": params["prevent_cse"], "policy": params["policy"]}
+    return jax.checkpoint(function, **keep)(*operands)
+
+
+for _name in ("checkpoint", "remat2"):
+    CALLS[_name] = Call(_analyse_one("jaxpr"), _run_checkpoint, facts=_facts_of_body)
+
+
+# -- custom derivatives ---------------------------------------------------------------------------
+
+
+def _run_custom_jvp(step, operands, again):
+    body, params = step.bodies[0], step.eqn.params
+    function = jax.custom_jvp(lambda *arguments: again.evaluate(body, *arguments))
+    skip = params["num_consts"]
+
+    @function.defjvp
+    def derivative(primals, tangents):
+        zeros = [False] * (len(primals) - skip)
+        jaxpr, consts, zero_outputs = params["jvp_jaxpr_fun"].call_wrapped(*zeros)
+        twice = [*step.inputs[skip:], *step.inputs[skip:]]
+        origins = [*step.origins[skip:], *step.origins[skip:]]
+        rule = again.analyse(ClosedJaxpr(jaxpr, consts), twice, origins)
+        results = again.evaluate(rule, *primals[skip:], *tangents[skip:])
+        outputs, derivatives = results[: len(zero_outputs)], iter(results[len(zero_outputs) :])
+        return outputs, [
+            jnp.zeros_like(output) if zero else next(derivatives)
+            for output, zero in zip(outputs, zero_outputs, strict=True)
+        ]
+
+    return function(*operands)
+
+
+CALLS["custom_jvp_call"] = Call(_analyse_one("call_jaxpr"), _run_custom_jvp, facts=_facts_of_body)
+
+
+def _analyse_custom_vjp(table, eqn, inputs, origins, known, reason, analyse_body):
+    if eqn.params["symbolic_zeros"]:
+        freeze_everything(table, eqn, inputs, because(reason, "it asks for symbolic zeros"))
+    return _analyse_one("call_jaxpr")(table, eqn, inputs, origins, known, reason, analyse_body)
+
+
+def _run_custom_vjp(step, operands, again):
+    body, params = step.bodies[0], step.eqn.params
+    skip = params["num_consts"]
+    arguments = step.eqn.invars[skip:]
+    traced: list[Any] = []  # the forward rule, where its residuals come from, its analysis
+
+    @jax.custom_vjp
+    def function(*values):
+        return tuple(again.evaluate(body, *values))
+
+    def forward(*values):
+        jaxpr, consts = params["fwd_jaxpr_thunk"].call_wrapped(*[True] * len(arguments))
+        rule = again.analyse(ClosedJaxpr(jaxpr, consts), step.inputs[skip:], step.origins[skip:])
+        for ours, theirs in zip(rule.outputs[-len(step.outputs) :], step.outputs, strict=True):
+            again.tie(ours, theirs)
+        _, tree, forwarded = params["out_trees"]()
+        count = tree.num_leaves - sum(place is not None for place in forwarded)
+        results = again.evaluate(rule, *values[skip:])
+
+        def residuals(from_rule, from_inputs):
+            rest = iter(from_rule)
+            return [next(rest) if i is None else from_inputs[i] for i in forwarded]
+
+        traced[:] = [
+            residuals(rule.outputs[:count], step.inputs[skip:]),
+            residuals([v.aval for v in rule.jaxpr.outvars[:count]], [v.aval for v in arguments]),
+        ]
+        return tuple(results[count:]), (residuals(results[:count], values[skip:]), values[:skip])
+
+    def backward(saved, cotangents):
+        axes, avals = traced
+        residuals, consts = saved
+        outputs = [v.aval.to_tangent_aval() for v in step.eqn.outvars]
+        nothing: list[bool] = []  # which arguments have no derivative
+
+        def rule(*values):
+            found = params["bwd"].call_wrapped(*values)
+            nothing[:] = [not hasattr(each, "dtype") for each in found]
+            return [each for each, none in zip(found, nothing, strict=True) if not none]
+
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*avals, *outputs)]
+        program = again.analyse(
+            jax.make_jaxpr(rule)(*shapes),
+            [*axes, *step.outputs],
+            [None] * len(shapes),
+            back=True,
+        )
+        theirs = [a for a, none in zip(step.inputs[skip:], nothing, strict=True) if not none]
+        for ours, axes_in in zip(program.outputs, theirs, strict=True):
+            again.tie(ours, axes_in)
+        # Where a mask removed a position, nothing depends on it; the rule does not know that.
+        values = again.evaluate(program, *residuals, *cotangents)
+        found = iter([again.clear(v, a) for v, a in zip(values, theirs, strict=True)])
+        return (*(None for _ in consts), *(None if none else next(found) for none in nothing))
+
+    function.defvjp(forward, backward)
+    return function(*operands)
+
+
+CALLS["custom_vjp_call"] = Call(_analyse_custom_vjp, _run_custom_vjp, facts=_facts_of_body)
+
+
+# -- loops ----------------------------------------------------------------------------------------
+
+
+def _tie(table, before, after, reason):
+    """What a loop carries has the same positions before and after each round."""
+    for old, new in zip(before, after, strict=True):
+        for a, b in zip(old, new, strict=True):
+            table.unite(a, b, because(reason, "the loop carries them"))
+
+
+def _analyse_scan(table, eqn, inputs, origins, known, reason, analyse_body):
+    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    first = num_consts + num_carry
+    for axes in inputs[first:]:
+        table.freeze(axes[0], because(reason, "the loop runs over them"))
+    each = [axes[1:] for axes in inputs[first:]]
+    steady = [*known[:num_consts], *([NOTHING] * num_carry), *map(_every_round, known[first:])]
+    body = analyse_body(
+        eqn.params["jaxpr"],
+        [*inputs[:first], *each],
+        _steady(origins, num_consts, num_carry),
+        steady,
+    )
+    carried, stacked = body.outputs[:num_carry], body.outputs[num_carry:]
+    _tie(table, inputs[num_consts:first], carried, reason)
+    steps = fixed_axis(eqn.params["length"])
+    return (body,), [*carried, *((steps, *axes) for axes in stacked)]
+
+
+def _steady(origins, num_consts, num_carry):
+    """What a loop carries depends on data, if anything that enters it does."""
+    if all(origin is not None for origin in origins):
+        return origins
+    last = num_consts + num_carry
+    return [*origins[:num_consts], *[None] * num_carry, *origins[last:]]
+
+
+def _run_scan(step, operands, again):
+    params, (body,) = step.eqn.params, step.bodies
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    first = num_consts + num_carry
+
+    def round_(carry, each):
+        results = again.evaluate(body, *operands[:num_consts], *carry, *each)
+        return tuple(results[:num_carry]), tuple(results[num_carry:])
+
+    carry, stacked = jax.lax.scan(
+        round_,
+        tuple(operands[num_consts:first]),
+        tuple(operands[first:]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+def _every_round(fact: Fact) -> Fact:
+    """What is known of a slice, if a loop runs over equal ones."""
+
+    def slice_() -> np.ndarray | None:
+        value = fact.value()
+        if value is None or not len(value) or (value != value[:1]).any():
+            return None
+        return value[0]
+
+    return NOTHING if fact.constant is None else Fact(constant=slice_)
+
+
+def _stacked(fact: Fact, length: int) -> Fact:
+    """What is known of the stacked results of a loop."""
+
+    def repeated() -> np.ndarray | None:
+        value = fact.value()
+        return None if value is None else np.broadcast_to(value, (length, *value.shape))
+
+    return NOTHING if fact.constant is None else Fact(constant=repeated)
+
+
+def _scan_facts(step):
+    params, body = step.eqn.params, step.bodies[0]
+    num_carry = params["num_carry"]
+    stacked = body.output_facts[num_carry:]
+    return [NOTHING] * num_carry + [_stacked(fact, params["length"]) for fact in stacked]
+
+
+CALLS["scan"] = Call(
+    _analyse_scan,
+    _run_scan,
+    times=lambda step: float(step.eqn.params["length"]),
+    facts=_scan_facts,
+)
+
+
+def _analyse_while(table, eqn, inputs, origins, known, reason, analyse_body):
+    of_cond, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    first = of_cond + of_body
+    carry = inputs[first:]
+    enter = _steady(origins, first, len(carry))
+    cond = analyse_body(
+        eqn.params["cond_jaxpr"],
+        [*inputs[:of_cond], *carry],
+        [*enter[:of_cond], *enter[first:]],
+    )
+    body = analyse_body(eqn.params["body_jaxpr"], [*inputs[of_cond:first], *carry], enter[of_cond:])
+    _tie(table, carry, body.outputs, reason)
+    return (cond, body), body.outputs
+
+
+def _run_while(step, operands, again):
+    params, (cond, body) = step.eqn.params, step.bodies
+    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
+    first = of_cond + of_body
+    return jax.lax.while_loop(
+        lambda carry: again.evaluate(cond, *operands[:of_cond], *carry)[0],
+        lambda carry: tuple(again.evaluate(body, *operands[of_cond:first], *carry)),
+        tuple(operands[first:]),
+    )
+
+
+CALLS["while"] = Call(_analyse_while, _run_while)
+
+
+# -- branches -------------------------------------------------------------------------------------
+
+
+def _analyse_cond(table, eqn, inputs, origins, known, reason, analyse_body):
+    branches = [
+        analyse_body(branch, inputs[1:], origins[1:], known[1:])
+        for branch in eqn.params["branches"]
+    ]
+    first = branches[0].outputs
+    for branch in branches[1:]:
+        for left, right in zip(first, branch.outputs, strict=True):
+            for a, b in zip(left, right, strict=True):
+                table.unite(a, b, because(reason, "either branch may run"))
+    return branches, _removable(first, [branch.outputs for branch in branches])
+
+
+def _removable(first, outputs):
+    """For each result the branch's axis that has channels, if any has."""
+    return [
+        tuple(
+            next((axes[i][d] for axes in outputs if axes[i][d].any()), axis)
+            for d, axis in enumerate(result)
+        )
+        for i, result in enumerate(first)
+    ]
+
+
+def _run_cond(step, operands, again):
+    index, *values = operands
+    branches = [
+        lambda *arguments, body=body: tuple(again.evaluate(body, *arguments))
+        for body in step.bodies
+    ]
+    return jax.lax.switch(jnp.asarray(index, jnp.int32), branches, *values)
+
+
+CALLS["cond"] = Call(_analyse_cond, _run_cond, times=lambda step: 1 / len(step.bodies))

@@ -1,0 +1,382 @@
+"""From an analysed program to the structure of its channels."""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprune.dependency.atoms import FIXED, AtomTable, Axes, Axis, Reason
+from jaxprune.dependency.counting import Counts, counts, size_of
+from jaxprune.dependency.groups import NO_CHANNEL, Frozen, Group, Structure
+from jaxprune.dependency.joints import factors, settle
+from jaxprune.dependency.program import Program, Step
+from jaxprune.dependency.rules import RULES
+
+_MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
+
+
+class Produced(NamedTuple):
+    """An axis that a layer produces.
+
+    Attributes:
+      axis: the atoms of its positions.
+      layer: the path of the layer, "input" for what is given.
+      places: (leaf, axis) of the parameters whose positions they are.
+    """
+
+    axis: Axis
+    layer: str
+    places: tuple[tuple[int, int], ...]
+
+
+class Layers(NamedTuple):
+    """What the layers of a program do.
+
+    Attributes:
+      produced: the axes that layers produce.
+      consumed: the axes that are summed over, with the path of the layer, or "".
+      terms: the multiply-adds of one example: a factor and the axes whose sizes multiply it.
+    """
+
+    produced: list[Produced]
+    consumed: list[tuple[Axis, str]]
+    terms: list[tuple[float, list[Axis]]]
+
+
+class Members(NamedTuple):
+    """Which channels there are.
+
+    Attributes:
+      bases: int64 [atoms, F]: what each class depends on, see `joints.factors`.
+      channel_of: int32 [atoms]: the channel of each class that is no joint, or -1.
+      groups: the representatives of each group's channels.
+    """
+
+    bases: np.ndarray
+    channel_of: np.ndarray
+    groups: list[np.ndarray]
+
+
+def build_structure(
+    table: AtomTable,
+    program: Program,
+    *,
+    treedef: Any,
+    leaves: Sequence[Any],
+    paths: Sequence[str],
+    counted: Sequence[bool],
+    inputs_tree: Any,
+    inputs: Sequence[Any],
+    batch: int,
+    ignore: Sequence[str],
+) -> Structure:
+    """Finds the groups in an analysed program, once nothing more is learned about its atoms.
+
+    Args:
+      table: what the analysis has learned.
+      program: the analysed function; its first inputs are the parameter leaves.
+      treedef: the tree of the parameters.
+      leaves: their leaves, as anything with shape and dtype.
+      paths: the path of each leaf.
+      counted: which leaves count as parameters.
+      inputs_tree: the tree of the inputs.
+      inputs: their leaves.
+      batch: how many examples they hold.
+      ignore: patterns (`fnmatch`) of layer paths whose channels stay whole.
+
+    Raises:
+      ValueError: a pattern in `ignore` matches no layer.
+    """
+    leaf_axes, input_axes = program.inputs[: len(leaves)], program.inputs[len(leaves) :]
+    layers = _layers(program, leaf_axes, input_axes, [_layer(path) for path in paths], batch)
+    _ignore(table, layers.produced, ignore)
+    sites = [axis for axes in leaf_axes for axis in axes]
+    sites += [axis for _, axes in layers.terms for axis in axes]
+    members = _members(table, layers, sites)
+    identity, joints = _identities(table, members, [*leaf_axes, *input_axes])
+    groups = _groups(table, members, layers, paths, leaf_axes)
+
+    def channels(axes: Axes) -> tuple[np.ndarray, ...]:
+        return tuple(identity[table.find(axis)] for axis in axes)
+
+    sizes = [group.size for group in groups]
+    group_of = np.append(np.repeat(np.arange(len(groups)), sizes), NO_CHANNEL)
+
+    def total(items: Sequence[tuple[float, Sequence[Axis]]]) -> Counts:
+        polynomials = [
+            (
+                factor,
+                [
+                    size_of(group_of[members.channel_of[members.bases[table.find(axis)]]], sizes)
+                    for axis in axes
+                ],
+            )
+            for factor, axes in items
+        ]
+        return counts(polynomials, len(groups))
+
+    return Structure(
+        groups=groups,
+        frozen=_frozen(table, layers.produced),
+        treedef=treedef,
+        paths=tuple(paths),
+        shapes=tuple(tuple(leaf.shape) for leaf in leaves),
+        channels=tuple(channels(axes) for axes in leaf_axes),
+        joints=joints,
+        producers=_unique(place for produced in layers.produced for place in produced.places),
+        inputs_tree=inputs_tree,
+        input_shapes=tuple(tuple(leaf.shape) for leaf in inputs),
+        input_channels=tuple(channels(axes) for axes in input_axes),
+        param_counts=total(
+            [(1.0, axes) for axes, count in zip(leaf_axes, counted, strict=True) if count]
+        ),
+        mac_counts=total(layers.terms),
+    )
+
+
+# -- what the layers do ---------------------------------------------------------------------------
+
+
+def _layers(
+    program: Program,
+    leaf_axes: Sequence[Axes],
+    input_axes: Sequence[Axes],
+    names: Sequence[str],
+    batch: int,
+) -> Layers:
+    found = Layers([], [], [])
+    for axes in input_axes:
+        found.produced.extend(Produced(a, "input", ()) for a in axes if (a != FIXED).any())
+    for step, times in program.walk():
+        # A product of parameters alone is a parameter: it produces and costs nothing.
+        if step.name not in _MULTIPLICATIONS or all(step.from_params):
+            continue
+        rule = RULES[step.name]
+        pairs = rule.summed(step.eqn) if rule.summed else []
+        found.terms.append(_multiply_adds(step, pairs, times / batch))
+        for operand, axes in enumerate(step.inputs):
+            summed = [d for pair in pairs for which, d in pair if which == operand]
+            leaf = step.origins[operand]
+            name = names[leaf] if leaf is not None and leaf >= 0 else ""
+            found.consumed.extend((axes[d], name) for d in summed)
+            if not name or leaf is None:
+                continue
+            for d, axis in enumerate(axes):
+                if d not in summed and any(axis is result for result in step.outputs[0]):
+                    places = _places(leaf, leaf_axes[leaf], axis, [axes[d] for d in summed])
+                    found.produced.append(Produced(axis, name, places))
+    return found
+
+
+def _places(
+    leaf: int, axes: Axes, axis: Axis, summed: Sequence[Axis]
+) -> tuple[tuple[int, int], ...]:
+    """The axes of a parameter that an axis of what was made of it comes from."""
+    same = [d for d, own in enumerate(axes) if len(own) == len(axis) and (own == axis).all()]
+    if (axis == FIXED).all():
+        return ()
+    if same:
+        return ((leaf, same[-1]),)
+    apart = [own for own in axes if not any(own is other for other in summed)]
+    return tuple(
+        (leaf, d)
+        for d, own in enumerate(axes)
+        if any(own is other for other in apart) and (own != FIXED).any()
+    )
+
+
+def _multiply_adds(step: Step, pairs: Any, factor: float) -> tuple[float, list[Axis]]:
+    """The multiply-adds of a step: a factor and the axes to multiply it by."""
+    axes = list(step.outputs[0])
+    if step.name == "conv_general_dilated":
+        spec = step.eqn.params["dimension_numbers"]
+        axes += [step.inputs[1][d] for d in spec.rhs_spec[1:]]
+    else:
+        axes += [step.inputs[which][d] for (which, d), *_ in pairs]
+    fixed = [len(axis) for axis in axes if (axis == FIXED).all()]
+    free = [axis for axis in axes if (axis != FIXED).any()]
+    return factor * float(np.prod(fixed, dtype=np.float64)), free
+
+
+def _ignore(table: AtomTable, produced: Sequence[Produced], patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        matched = [each.axis for each in produced if fnmatch.fnmatch(each.layer, pattern)]
+        if not matched:
+            names = list(_unique(each.layer for each in produced))
+            raise ValueError(f"ignore: '{pattern}' matches no layer; the layers are {names}")
+        for axis in matched:
+            table.freeze(axis[axis != FIXED], Reason(f"ignored by '{pattern}'", ""))
+
+
+# -- which channels there are ---------------------------------------------------------------------
+
+
+def _members(table: AtomTable, layers: Layers, sites: Sequence[Axis]) -> Members:
+    """The channels, group by group, once those that cannot be removed alone are frozen."""
+    while True:
+        settle(table)
+        members = _candidates(table, layers, sites)
+        irregular = _irregular(table, members, sites)
+        if len(irregular):
+            table.freeze(irregular, Reason("they are coupled in an irregular way", ""))
+            continue
+        alone = [roots for roots in members.groups if len(roots) == 1]
+        if not alone:
+            return members
+        table.freeze(np.concatenate(alone), Reason("all its channels are coupled", ""))
+
+
+def _candidates(table: AtomTable, layers: Layers, sites: Sequence[Axis]) -> Members:
+    """What is produced by one layer, read by another and may be removed, by where it appears."""
+    num_atoms = table.size
+    bases = factors(table, table.find(np.arange(num_atoms)))
+    random = np.random.default_rng(0)
+    signature = np.zeros(num_atoms, np.uint64)  # of each class: where it appears, and how often
+    for axis in sites:
+        for column in bases[table.find(axis)].T:
+            np.add.at(signature, column, random.integers(1, 2**63, dtype=np.uint64))
+    is_produced, is_consumed = np.zeros(num_atoms, bool), np.zeros(num_atoms, bool)
+    for produced in layers.produced:
+        is_produced[bases[table.find(produced.axis)]] = True
+    for axis, _ in layers.consumed:
+        is_consumed[bases[table.find(axis)]] = True
+    is_channel = is_produced & is_consumed & table.removable(np.arange(num_atoms))
+
+    members: dict[int, list[np.ndarray]] = {}  # signature -> roots, in the order of computation
+    seen = np.zeros(num_atoms, bool)
+    for produced in layers.produced:
+        for roots in bases[table.find(produced.axis)].T:
+            _, first = np.unique(roots, return_index=True)
+            new = roots[np.sort(first)]
+            new = new[is_channel[new] & ~seen[new]]
+            seen[new] = True
+            for value in dict.fromkeys(signature[new].tolist()):
+                members.setdefault(value, []).append(new[signature[new] == value])
+    groups = [np.concatenate(pieces) for pieces in members.values()]
+    channel_of = np.full(num_atoms, NO_CHANNEL, np.int32)
+    if groups:
+        roots = np.concatenate(groups)
+        channel_of[roots] = np.arange(len(roots))
+    return Members(bases, channel_of, groups)
+
+
+def _irregular(table: AtomTable, members: Members, sites: Sequence[Axis]) -> np.ndarray:
+    """The channels of joints that are not a whole product of groups, as a regular axis needs.
+
+    Also those that occur in a joint with another factor that is no channel.
+    """
+    sizes = [len(roots) for roots in members.groups]
+    group_of = np.append(np.repeat(np.arange(len(sizes)), sizes), NO_CHANNEL)
+    found = []
+    for axis in sites:
+        bases = members.bases[table.find(axis)]
+        channels = members.channel_of[bases]
+        if ((channels != NO_CHANNEL).sum(1) < 2).all():
+            continue
+        channels = np.sort(channels, axis=1)
+        groups = group_of[channels]
+        kinds, kind = np.unique(groups, axis=0, return_inverse=True)
+        for k, row in enumerate(kinds):
+            inside = kind.reshape(-1) == k
+            _, repeats = np.unique(channels[inside], axis=0, return_counts=True)
+            product = np.prod([sizes[group] for group in row if group >= 0])
+            if len(repeats) != product or (repeats != repeats[0]).any():
+                found.append(bases[inside][members.channel_of[bases[inside]] != NO_CHANNEL])
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+
+def _identities(
+    table: AtomTable, members: Members, values: Sequence[Axes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each class is, int32 [atoms]: a channel, a joint after them, or -1. And the joints."""
+    identity = members.channel_of.copy()
+    rows = np.column_stack([table.find(column) for column in table.joints.T])
+    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    wanted = np.zeros(table.size, bool)
+    for axis in (axis for axes in values for axis in axes):
+        wanted[table.find(axis)] = True
+    for _ in range(members.bases.shape[1]):
+        wanted[rows[wanted[rows[:, 0]], 1:]] = True
+    rows = rows[wanted[rows[:, 0]]]
+    count, joints = sum(map(len, members.groups)), []
+    while len(rows):
+        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
+        now, rows = rows[ready], rows[~ready]
+        left, right = identity[now[:, 1]], identity[now[:, 2]]
+        both = (left != NO_CHANNEL) & (right != NO_CHANNEL)
+        identity[now[:, 0]] = np.maximum(left, right)
+        identity[now[both, 0]] = count + np.arange(both.sum())
+        count += int(both.sum())
+        joints.append(np.stack([left[both], right[both]], axis=1))
+    empty = np.zeros((0, 2), np.int32)
+    return identity, np.concatenate([empty, *joints]).astype(np.int32)
+
+
+# -- how they are presented -----------------------------------------------------------------------
+
+
+def _groups(
+    table: AtomTable,
+    members: Members,
+    layers: Layers,
+    paths: Sequence[str],
+    leaf_axes: Sequence[Axes],
+) -> tuple[Group, ...]:
+    sizes = [len(roots) for roots in members.groups]
+    group_of = np.append(np.repeat(np.arange(len(sizes)), sizes), NO_CHANNEL)
+
+    def involved(axis: Axis) -> set[int]:
+        channels = members.channel_of[members.bases[table.find(axis)]]
+        return set(np.unique(group_of[channels]).tolist()) - {NO_CHANNEL}
+
+    producing: list[dict[str, None]] = [{} for _ in sizes]
+    reading: list[dict[str, None]] = [{} for _ in sizes]
+    carried: list[dict[str, None]] = [{} for _ in sizes]
+    for produced in layers.produced:
+        for group in involved(produced.axis):
+            producing[group][produced.layer] = None
+    for axis, layer in layers.consumed:
+        for group in involved(axis) if layer else ():
+            reading[group][layer] = None
+    for path, axes in zip(paths, leaf_axes, strict=True):
+        for group in set().union(*map(involved, axes)):
+            carried[group][path] = None
+    groups: list[Group] = []
+    taken: set[str] = set()
+    for size, *names in zip(sizes, producing, reading, carried, strict=True):
+        first = next(iter(names[0]))
+        name, copy = first, 2
+        while name in taken:
+            name, copy = f"{first}#{copy}", copy + 1
+        taken.add(name)
+        groups.append(Group(name, size, *map(tuple, names)))
+    return tuple(groups)
+
+
+def _frozen(table: AtomTable, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
+    """The produced axes that are frozen, one entry for those that are frozen together."""
+    found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
+    sizes: dict[tuple[int, str], int] = {}
+    for axis, layer, _ in produced:
+        atoms = axis[axis != FIXED]
+        if not len(atoms) or table.removable(atoms).all():
+            continue
+        first = int(table.find(atoms[~table.removable(atoms)]).min())
+        reason = table.reason(first) or Reason("it cannot be removed", "")
+        names, _ = found.setdefault((first, reason.message), ([], reason))
+        names.append(layer)
+        sizes[first, reason.message] = int((~table.removable(atoms)).sum())
+    return tuple(
+        Frozen(_unique(names), sizes[key], reason.message, reason.source)
+        for key, (names, reason) in found.items()
+    )
+
+
+def _layer(path: str) -> str:
+    """The path of the layer that a parameter belongs to."""
+    return path.rpartition("/")[0] or path
+
+
+def _unique(items: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(items))

@@ -1,0 +1,236 @@
+"""Positions that are kept only if two others are: heads times head dimension.
+
+A reshape that splits an axis of channels in two makes every position the *joint* of a position of
+the one and a position of the other: it is kept if and only if both are. Removing a head, or one
+index of the head dimension from all heads, are then both possible, and each leaves a regular axis.
+Merging two axes of channels makes joints as well. A joint's factor may be a joint itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprune.dependency.atoms import FIXED, AtomTable, Axis, CouplingError, Reason, fixed_axis
+
+_RESHAPED = Reason("a reshape splits or merges channels in more than one way", "")
+
+
+def join(table: AtomTable, left: Axis, right: Axis) -> Axis:
+    """The atoms of positions that are kept if and only if both given ones are: [n], [n] -> [n]."""
+    free_left, free_right = table.removable(left), table.removable(right)
+    out = np.where(free_left, left, np.where(free_right, right, FIXED))
+    both = free_left & free_right & (table.find(left) != table.find(right))
+    if both.any():
+        pairs = np.stack([table.find(left[both]), table.find(right[both])], axis=1)
+        unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
+        atoms = table.allocate(len(unique))
+        table.joints = np.concatenate([table.joints, np.column_stack([atoms, unique])])
+        out[both] = atoms[inverse.reshape(-1)]
+    return out
+
+
+def regroup(
+    table: AtomTable, block: Sequence[Axis], sizes: Sequence[int], reason: Reason
+) -> list[Axis]:
+    """The atoms of the axes that a block of axes, merged in row-major order, is split into.
+
+    Args:
+      table: learns what the split means for the positions.
+      block: the axes that are merged.
+      sizes: the sizes of the new axes; their product is that of the old ones.
+      reason: the equation that does it.
+    """
+    if len(block) == len(sizes) == 1:
+        return list(block)
+    if not any((axis != FIXED).any() for axis in block):
+        return [fixed_axis(size) for size in sizes]
+    return split(table, _merge(table, block), sizes, reason)
+
+
+def split(table: AtomTable, axis: Axis, sizes: Sequence[int], reason: Reason) -> list[Axis]:
+    """The atoms of the axes that one axis is split into, in row-major order."""
+    grid = np.where(table.removable(axis), axis, FIXED).reshape(sizes)
+    roots = table.find(grid)
+    varying = _varying(roots)
+    if not varying:
+        out = [fixed_axis(size) for size in sizes]
+        if (roots != FIXED).any():  # all positions are one class: they go together or not at all
+            table.freeze(grid.reshape(-1), _because(reason, "all its channels are coupled"))
+        return out
+    if len(varying) == 1:
+        return [_line(grid, d) if d in varying else fixed_axis(n) for d, n in enumerate(sizes)]
+    settle(table)
+    columns = [c.reshape(sizes) for c in factors(table, table.find(grid.reshape(-1))).T]
+    directions = [_varying(column) for column in columns]
+    if all(len(along) <= 1 for along in directions):  # it is such a product already
+        new = {d: fixed_axis(sizes[d]) for d in varying}
+        for column, along in zip(columns, directions, strict=True):
+            d = along[0] if along else varying[0]
+            new[d] = join(table, new[d], _line(column, d))
+    else:
+        new = {d: table.fresh(sizes[d]) for d in varying}
+        detail = _because(reason, "it splits an axis of channels")
+        table.unite(grid.reshape(-1), _product(table, new, sizes), detail)
+        settle(table)
+    return [new.get(d, fixed_axis(size)) for d, size in enumerate(sizes)]
+
+
+def factors(table: AtomTable, roots: np.ndarray) -> np.ndarray:
+    """The atoms that are no joints which each position depends on: [n] -> [n, F], FIXED for none.
+
+    To be called when everything is settled, with the representatives of their classes.
+    """
+    rows = np.column_stack([table.find(column) for column in table.joints.T])
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    columns = [roots]
+    for _ in range(len(rows) + 1):
+        expanded: list[np.ndarray] = []
+        for column in columns:
+            place = np.minimum(np.searchsorted(rows[:, 0], column), max(len(rows) - 1, 0))
+            joint = rows[place, 0] == column if len(rows) else np.zeros(len(column), bool)
+            expanded.append(column.copy())
+            if joint.any():
+                expanded[-1][joint] = rows[place[joint], 1]
+                expanded.append(np.where(joint, rows[place, 2], FIXED))
+        if len(expanded) == len(columns):
+            return np.stack(columns, axis=1)
+        columns = expanded
+    raise CouplingError(f"{_RESHAPED.message}: a position depends on itself")
+
+
+def settle(table: AtomTable) -> None:
+    """Draws every conclusion from what is known of joints.
+
+    - A joint that must stay needs both of its factors.
+    - Where one factor is always kept, the joint is the other one.
+    - Joints of the same factors are the same, and the same joint has the same factors. (Where it
+      was split in two ways that do not fit, this couples more than it must, never less.)
+
+    Raises:
+      CouplingError: a channel that must stay free of all others turns out to be a joint.
+    """
+    while table.settled != table.version:
+        table.settled = table.version
+        if not len(table.joints):
+            return
+        atom, left, right = (table.find(column) for column in table.joints.T)
+        stays = ~table.removable(atom)
+        if stays.any():
+            both = np.concatenate([left[stays], right[stays]])
+            table.freeze_like(both, np.tile(atom[stays], 2))
+        one = ~stays & (~table.removable(left) | ~table.removable(right) | (left == right))
+        table.unite(atom[one], np.where(table.removable(left), left, right)[one], _RESHAPED)
+        implies = ~stays & ~one & ((atom == left) | (atom == right))
+        table.unite(left[implies], right[implies], _RESHAPED)
+        table.joints = table.joints[~(stays | one | implies)]
+        if not len(table.joints):
+            continue
+
+        rows = np.column_stack([table.find(column) for column in table.joints.T])
+        _, first = np.unique(rows, axis=0, return_index=True)
+        first = np.sort(first)
+        table.joints, rows = table.joints[first], rows[first]
+        low, high = rows[:, 1:].min(1), rows[:, 1:].max(1)
+        order = np.lexsort([rows[:, 0], high, low])
+        same = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
+        table.unite(rows[order[1:][same], 0], rows[order[:-1][same], 0], _RESHAPED)
+
+        order = np.argsort(rows[:, 0], kind="stable")
+        rows = rows[order]
+        leader = np.searchsorted(rows[:, 0], rows[:, 0])
+        left, right = rows[:, 1], rows[:, 2]
+        crossed = (left == right[leader]) | (right == left[leader])
+        crossed &= (left != left[leader]) & (right != right[leader])
+        table.unite(np.where(crossed, right, left), left[leader], _RESHAPED)
+        table.unite(np.where(crossed, left, right), right[leader], _RESHAPED)
+    channel = table.find(table.joints[:, 0]) <= table.channels
+    if channel.any():
+        raise CouplingError(_RESHAPED.message)
+
+
+class Slots(NamedTuple):
+    """Where the mask of each position stands in a vector of masks.
+
+    Entry 0 of the vector is 1, entries 1 to C are the channels, and each later entry is the product
+    of two earlier ones.
+
+    Attributes:
+      of_root: int64 [atoms]: the entry of each class.
+      levels: for each level of products: int64 [n, 2], the entries that are multiplied.
+    """
+
+    of_root: np.ndarray
+    levels: tuple[np.ndarray, ...]
+
+    def extend(self, vector: Any, xp: Any) -> Any:
+        """The whole vector of masks, from its first entries [1 + C]."""
+        for pairs in self.levels:
+            vector = xp.concatenate([vector, vector[pairs[:, 0]] * vector[pairs[:, 1]]])
+        return vector
+
+
+def slots(table: AtomTable) -> Slots:
+    """The entries of the vector of masks for everything that a table knows."""
+    settle(table)
+    if table.cache is None or table.cache[0] != table.version:
+        table.cache = (table.version, _slots(table))
+    return table.cache[1]
+
+
+def _slots(table: AtomTable) -> Slots:
+    of_root = np.zeros(table.size, np.int64)
+    of_root[1 : table.channels + 1] = np.arange(1, table.channels + 1)
+    rows = np.column_stack([table.find(column) for column in table.joints.T])
+    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    levels, count = [], table.channels + 1
+    while len(rows):
+        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
+        if not ready.any():
+            raise CouplingError(f"{_RESHAPED.message}: a position depends on itself")
+        now, rows = rows[ready], rows[~ready]
+        left, right = of_root[now[:, 1]], of_root[now[:, 2]]
+        both = (left > 0) & (right > 0)
+        of_root[now[:, 0]] = np.maximum(left, right)
+        of_root[now[both, 0]] = count + np.arange(both.sum())
+        count += int(both.sum())
+        if both.any():
+            levels.append(np.stack([left[both], right[both]], axis=1))
+    return Slots(of_root, tuple(levels))
+
+
+def _merge(table: AtomTable, block: Sequence[Axis]) -> Axis:
+    """The atoms of several axes merged into one."""
+    return _product(table, dict(enumerate(block)), [len(axis) for axis in block])
+
+
+def _product(table: AtomTable, axes: dict[int, Axis], sizes: Sequence[int]) -> Axis:
+    """The joint of axes at given places of a grid, flattened in row-major order."""
+    merged = np.zeros(sizes, np.int64)
+    for d, axis in axes.items():
+        if (axis == FIXED).all():
+            continue
+        shape = [1] * len(sizes)
+        shape[d] = len(axis)
+        whole = np.broadcast_to(axis.reshape(shape), sizes)
+        merged = whole if not merged.any() else join(table, merged.ravel(), whole.ravel())
+        merged = merged.reshape(sizes)
+    return merged.reshape(-1)
+
+
+def _varying(grid: np.ndarray) -> list[int]:
+    """The axes along which a grid of atoms is not constant."""
+    return [
+        d
+        for d in range(grid.ndim)
+        if grid.shape[d] > 1 and (grid != np.take(grid, [0], axis=d)).any()
+    ]
+
+
+def _line(grid: np.ndarray, d: int) -> Axis:
+    """The positions along axis d of a grid that is constant along the others."""
+    return np.moveaxis(grid, d, 0).reshape(grid.shape[d], -1)[:, 0]
+
+
+def _because(reason: Reason, detail: str) -> Reason:
+    return Reason(f"{reason.message}: {detail}", reason.source)

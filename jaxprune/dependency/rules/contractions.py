@@ -1,0 +1,98 @@
+"""Matrix products and convolutions: sums over the axes that two operands share."""
+
+from jaxprune.dependency.atoms import fixed_axis
+from jaxprune.dependency.joints import split
+from jaxprune.dependency.rules.base import (
+    Rule,
+    because,
+    bind,
+    shape,
+    unite_all,
+)
+
+RULES: dict[str, Rule] = {}
+
+
+def _relate_dot_general(table, eqn, inputs, reason):
+    (contract_l, contract_r), (batch_l, batch_r) = eqn.params["dimension_numbers"]
+    left, right = inputs
+    for a, b in zip(contract_l, contract_r, strict=True):
+        table.unite(left[a], right[b], reason)
+    batch = [
+        unite_all(table, [left[a], right[b]], reason) for a, b in zip(batch_l, batch_r, strict=True)
+    ]
+    free_l = [left[d] for d in range(len(left)) if d not in (*contract_l, *batch_l)]
+    free_r = [right[d] for d in range(len(right)) if d not in (*contract_r, *batch_r)]
+    return [(*batch, *free_l, *free_r)]
+
+
+def _summed_dot_general(eqn):
+    (contract_l, contract_r), _ = eqn.params["dimension_numbers"]
+    return [((0, a), (1, b)) for a, b in zip(contract_l, contract_r, strict=True)]
+
+
+RULES["dot_general"] = Rule(_relate_dot_general, _summed_dot_general)
+
+
+def _relate_convolution(table, eqn, inputs, reason):
+    """Groups split the channels in two axes: which group, and which of its channels.
+
+    With feature groups, output (g, o) sums over the inputs (g, i); a depthwise convolution has one
+    input a group. With batch groups, as in the derivative of the former, output (n, (g, o)) comes
+    from the examples (g, n).
+    """
+    image, kernel = inputs
+    spec = eqn.params["dimension_numbers"]
+    for d in spec.lhs_spec[2:]:
+        table.freeze(image[d], because(reason, "a window slides over them"))
+    for d in spec.rhs_spec[2:]:
+        table.freeze(kernel[d], because(reason, "they are positions of a kernel's window"))
+    batch, channels_in = image[spec.lhs_spec[0]], image[spec.lhs_spec[1]]
+    channels_out = kernel[spec.rhs_spec[0]]
+    feature_groups, batch_groups = (
+        eqn.params["feature_group_count"],
+        eqn.params["batch_group_count"],
+    )
+    if feature_groups > 1:
+        group_in, channels_in = _in_groups(table, channels_in, feature_groups, reason)
+        group_out, _ = _in_groups(table, channels_out, feature_groups, reason)
+        table.unite(group_in, group_out, reason)
+    if batch_groups > 1:
+        group_in, batch = _in_groups(table, batch, batch_groups, reason)
+        group_out, _ = _in_groups(table, channels_out, batch_groups, reason)
+        table.unite(group_in, group_out, reason)
+    table.unite(channels_in, kernel[spec.rhs_spec[1]], reason)
+    out = [fixed_axis(size) for size in shape(eqn.outvars[0])]
+    out[spec.out_spec[0]] = batch
+    out[spec.out_spec[1]] = channels_out
+    return [tuple(out)]
+
+
+def _in_groups(table, axis, groups, reason):
+    return split(table, axis, (groups, len(axis) // groups), reason)
+
+
+def _summed_convolution(eqn):
+    spec = eqn.params["dimension_numbers"]
+    image, kernel = (0, spec.lhs_spec[1]), (1, spec.rhs_spec[1])
+    if eqn.params["feature_group_count"] == 1:
+        return [(image, kernel)]
+    depthwise = shape(eqn.invars[1])[kernel[1]] == 1
+    return [] if depthwise else [(image,)]
+
+
+def _shrink_convolution(eqn, values, kept_inputs, kept_outputs):
+    spec = eqn.params["dimension_numbers"]
+    image, kernel = values
+    examples = int(kept_outputs[0][spec.out_spec[0]].sum())
+    return bind(
+        eqn,
+        values,
+        feature_group_count=image.shape[spec.lhs_spec[1]] // kernel.shape[spec.rhs_spec[1]],
+        batch_group_count=image.shape[spec.lhs_spec[0]] // examples,
+    )
+
+
+RULES["conv_general_dilated"] = Rule(
+    _relate_convolution, _summed_convolution, shrink=_shrink_convolution
+)

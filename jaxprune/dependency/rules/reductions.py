@@ -1,0 +1,95 @@
+"""Reductions of one operand: sums, products, extrema, running ones, and sorting."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.dependency.atoms import fixed_axis
+from jaxprune.dependency.rules.base import Rule, because, shape, unite_all
+
+RULES: dict[str, Rule] = {}
+
+
+def _lowest(dtype):
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return -np.inf
+    return False if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).min
+
+
+def _highest(dtype):
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return np.inf
+    return True if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).max
+
+
+def _one(dtype):
+    return 1
+
+
+_NEUTRAL = {
+    "sum": None,
+    "prod": _one,
+    "max": _lowest,
+    "min": _highest,
+    "and": _highest,
+    "or": None,
+    "xor": None,
+}
+
+
+def _relate_reduction(table, eqn, inputs, reason):
+    kept = [d for d in range(len(inputs[0])) if d not in eqn.params["axes"]]
+    return [tuple(inputs[0][d] for d in kept)]
+
+
+def _summed_reduction(eqn):
+    return [((0, axis),) for axis in eqn.params["axes"]]
+
+
+for _name, _neutral in _NEUTRAL.items():
+    RULES[f"reduce_{_name}"] = Rule(_relate_reduction, _summed_reduction, _neutral)
+
+
+def _relate_index_of_extremum(table, eqn, inputs, reason):
+    for d in eqn.params["axes"]:
+        table.freeze(inputs[0][d], because(reason, "it counts positions"))
+    return _relate_reduction(table, eqn, inputs, reason)
+
+
+for _name in ("argmax", "argmin"):
+    RULES[_name] = Rule(_relate_index_of_extremum)
+
+
+def _relate_running(table, eqn, inputs, reason):
+    return [inputs[0]]
+
+
+def _summed_running(eqn):
+    return [((0, eqn.params["axis"]),)]
+
+
+for _name, _neutral in {
+    "cumsum": None,
+    "cumprod": _one,
+    "cummax": _lowest,
+    "cummin": _highest,
+    "cumlogsumexp": _lowest,
+}.items():
+    RULES[_name] = Rule(_relate_running, _summed_running, _neutral)
+
+
+def _relate_sort(table, eqn, inputs, reason):
+    d = eqn.params["dimension"]
+    for axes in inputs:
+        table.freeze(axes[d], because(reason, "it orders positions"))
+    joint = [unite_all(table, list(axes), reason) for axes in zip(*inputs, strict=True)]
+    return [tuple(joint) for _ in eqn.outvars]
+
+
+def _relate_top_k(table, eqn, inputs, reason):
+    *rest, last = inputs[0]
+    table.freeze(last, because(reason, "it orders positions"))
+    return [(*rest, fixed_axis(shape(out)[-1])) for out in eqn.outvars]
+
+
+RULES["sort"] = Rule(_relate_sort)
+RULES["top_k"] = Rule(_relate_top_k)
