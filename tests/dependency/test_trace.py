@@ -167,7 +167,7 @@ def test_one_example_traces_like_many():
 def test_the_table_names_groups_and_totals():
     network, variables, x = bundled("cnn", (8, 8, 1))
     text = str(trace(network.apply, variables, x))
-    assert "conv1  16" in text
+    assert "conv1        16       4,784         82,944  conv1   conv2" in text
     assert "frozen: classifier (10 channels): the function returns them" in text
     assert "3 groups, 112 channels, 24,058 parameters, 378,496 multiply-adds" in text
 
