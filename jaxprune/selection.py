@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from math import ceil, isfinite
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +69,8 @@ def select(
         least = relative_cost(_masks(structure, plan, plan.removals))
         raise UserError(
             f"budget {budget:g} cannot be reached: at the smallest allowed widths {least:.4g} of "
-            f"the {name} remain; give a budget of at least {ceil(least * 1e4) / 1e4:g} or loosen "
-            "the limits"
+            f"the {name} remain; give a budget of at least {_round_up(least):g} or loosen the "
+            "limits"
         )
     count = bisect_left(range(plan.removals), True, key=enough)
     masks = _masks(structure, plan, count)
@@ -195,3 +195,9 @@ def _relative_cost(structure: Structure, cost: Cost) -> Callable[[Masks], float]
     if dense <= 0:
         raise UserError(f"the cost of the whole network is {dense:g}; it must be above 0")
     return lambda masks: of(masks) / dense
+
+
+def _round_up(value: float) -> float:
+    """Four decimals, not below the value."""
+    rounded = round(value, 4)
+    return rounded if rounded >= value else rounded + 1e-4
