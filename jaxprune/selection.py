@@ -147,24 +147,12 @@ def _plan(structure: Structure, scores: Any, allowed: Sequence[Choice], scope: s
     group = structure.group_index
     goes = (stage > 0) & (stage < stages[group])
     unit = first[group] + stage - 1
-    turn_of_unit = 1 + _positions(
-        _unit_worth(unit[goes], np.asarray(worth)[goes], num_units, allowed)
-    )
+    # In float64 the means of float32 scores never turn round the order within a group.
+    total = np.bincount(unit[goes], np.asarray(worth)[goes], num_units)
+    mean = total / np.bincount(unit[goes], minlength=num_units)
     turn = np.where(stage == 0, 0, num_units + 1)
-    turn[goes] = turn_of_unit[unit[goes]]
+    turn[goes] = 1 + _positions(mean)[unit[goes]]
     return _Plan(turn, num_units)
-
-
-def _unit_worth(
-    unit: np.ndarray, worth: np.ndarray, num_units: int, allowed: Sequence[Choice]
-) -> np.ndarray:
-    """The mean worth of each unit's channels, never less than that of the unit before it."""
-    total = np.bincount(unit, worth, num_units)
-    mean = total / np.bincount(unit, minlength=num_units)
-    ends = np.cumsum([len(choice.widths) - 1 for choice in allowed])
-    # Rounding of the means must not turn round the order within a group.
-    parts = [np.maximum.accumulate(part) for part in np.split(mean, ends[:-1])]
-    return np.concatenate(parts)
 
 
 def _positions(values: np.ndarray) -> np.ndarray:

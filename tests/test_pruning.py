@@ -41,12 +41,8 @@ def test_a_linen_network_with_batch_norm():
 
 
 def test_the_example_of_the_docstring_runs(capsys):
-    lines = inspect.getdoc(jaxprune.prune).splitlines()
-    start, end = (
-        lines.index("::") + 1,
-        next(i for i, s in enumerate(lines) if s.startswith("The r")),
-    )
-    exec(textwrap.dedent("\n".join(lines[start:end])), {"__name__": "example"})
+    text = inspect.getdoc(jaxprune.prune).split("::\n", 1)[1].split("\nThe result is", 1)[0]
+    exec(textwrap.dedent(text), {"__name__": "example"})
     assert capsys.readouterr().out == "{'Conv_0': 16}\n"
 
 
