@@ -5,6 +5,10 @@
     masked = jaxprune.masked(apply, structure)           # masked(params, masks, x)
     small = jaxprune.compact(apply, structure, params, masks)  # small(small.params, x)
 
+or all of it in one call:
+
+    small = jaxprune.prune(apply, params, x, cost="macs", budget=0.5, importance="l1")
+
 The names below load their modules when they are first used, so that `jaxprune.optim` can be
 imported without the rest.
 """
@@ -26,7 +30,10 @@ if TYPE_CHECKING:
     from jaxprune.errors import UserError
     from jaxprune.evaluate import Scores
     from jaxprune.export import LoadedNetwork, load
+    from jaxprune.limits import Kept, Limits
     from jaxprune.problem import Archive, Problem, SearchResult, best, make_problem
+    from jaxprune.pruning import prune
+    from jaxprune.selection import select
 
 __version__ = "0.1.0"
 
@@ -36,6 +43,8 @@ __all__ = [
     "CouplingError",
     "Frozen",
     "Group",
+    "Kept",
+    "Limits",
     "LoadedNetwork",
     "Problem",
     "Scores",
@@ -47,6 +56,8 @@ __all__ = [
     "load",
     "make_problem",
     "masked",
+    "prune",
+    "select",
     "trace",
 ]
 
@@ -57,7 +68,10 @@ _HOMES = {
     "jaxprune.errors": "UserError",
     "jaxprune.evaluate": "Scores",
     "jaxprune.export": "LoadedNetwork load",
+    "jaxprune.limits": "Kept Limits",
     "jaxprune.problem": "Archive Problem SearchResult best make_problem",
+    "jaxprune.pruning": "prune",
+    "jaxprune.selection": "select",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

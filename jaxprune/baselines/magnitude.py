@@ -65,8 +65,7 @@ def relative_importance(rules: filterwise.Rules, importance: Array) -> Array:
 
     A group whose filters are all of no importance stays at zero.
     """
-    means = groups.mean(rules.sizes, jnp.asarray(importance, jnp.float32))
-    return importance / jnp.where(means > 0, means, 1.0)[rules.group_index]
+    return groups.relative(rules.sizes, importance)
 
 
 @dataclass(frozen=True)

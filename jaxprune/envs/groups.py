@@ -31,6 +31,15 @@ def mean(sizes: tuple[int, ...], values: Array) -> Array:
     return total(sizes, values) / jnp.asarray(sizes)
 
 
+def relative(sizes: tuple[int, ...], values: Array) -> Array:
+    """Each value divided by the mean of its group, float32 `[N]`.
+
+    A group whose mean is not above zero stays as it is.
+    """
+    means = mean(sizes, jnp.asarray(values, jnp.float32))
+    return values / jnp.where(means > 0, means, 1.0)[index(sizes)]
+
+
 def maximum(sizes: tuple[int, ...], values: Array) -> Array:
     """The largest value in each group, `[N]` -> `[groups]`."""
     return jax.ops.segment_max(

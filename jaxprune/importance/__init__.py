@@ -1,0 +1,30 @@
+"""How much each channel matters: one score per channel, larger meaning keep.
+
+Every criterion scores the channels of groups, not the filters of layers: what several layers
+produce together stays or goes as one, and each docstring says how their parts are put together.
+All return float32 [num_channels], group after group; `structure.unflatten` gives them by group.
+
+    scores = importance.l1(structure, params)
+    scores = importance.taylor(structure, params, gradients)
+"""
+
+from jaxprune.importance.criteria import NAMES, Criterion, check, checked, get, score
+from jaxprune.importance.sensitivity import taylor, taylor_activation
+from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
+
+__all__ = [
+    "NAMES",
+    "Criterion",
+    "batch_norm_scale",
+    "check",
+    "checked",
+    "fpgm",
+    "get",
+    "l1",
+    "l2",
+    "lamp",
+    "random",
+    "score",
+    "taylor",
+    "taylor_activation",
+]

@@ -1,0 +1,140 @@
+"""The criteria by name, and one call for all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxprune.dependency import Structure
+from jaxprune.errors import UserError
+from jaxprune.importance.sensitivity import scalar, taylor, taylor_activation
+from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
+
+Criterion = Callable[[Structure, Any], Any]
+"""A user's own importance: `criterion(structure, params)` -> [num_channels], larger = keep."""
+
+_CRITERIA: dict[str, Callable[..., Array]] = {
+    "l1": l1,
+    "l2": l2,
+    "batch_norm_scale": batch_norm_scale,
+    "fpgm": fpgm,
+    "lamp": lamp,
+    "taylor": taylor,
+    "taylor_activation": taylor_activation,
+    "random": random,
+}
+
+NAMES: tuple[str, ...] = tuple(_CRITERIA)
+"""The criteria that have a name."""
+
+
+def get(name: str) -> Callable[..., Array]:
+    """The criterion of that name; what it takes beside the structure, its docstring says.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in _CRITERIA:
+        raise UserError(
+            f"unknown importance {name!r}; the criteria are: {', '.join(NAMES)}; or give a "
+            "function of (structure, params)"
+        )
+    return _CRITERIA[name]
+
+
+def score(
+    criterion: str | Criterion,
+    structure: Structure,
+    apply: Callable[..., Any],
+    params: Any,
+    x: Any,
+    *,
+    loss: Callable[[Any], Array] | None = None,
+    gradients: Any = None,
+    key: Array | None = None,
+) -> Array:
+    """The importance of every channel by any criterion.
+
+    Args:
+      criterion: one of `NAMES`, or a function of (structure, params).
+      structure: what `trace` returned.
+      apply: `apply(params, x)`, in inference mode.
+      params: the dense parameters.
+      x: examples [B, ...], for criteria that look at data.
+      loss: `loss(outputs) -> []`; needed by "taylor_activation", and by "taylor" without gradients.
+      gradients: for "taylor", a tree like `params`; by default the gradients of `loss` on `x`.
+      key: needed by "random".
+
+    Returns:
+      float32 [num_channels].
+
+    Raises:
+      UserError: the name is unknown, something that the criterion needs is missing, or the scores
+        have another shape or are not finite.
+    """
+    check(criterion, loss=loss, gradients=gradients, key=key)
+    if callable(criterion):
+        scores = criterion(structure, params)
+    elif criterion == "random":
+        assert key is not None
+        scores = random(structure, key)
+    elif criterion == "taylor" and gradients is not None:
+        scores = taylor(structure, params, gradients)
+    elif criterion == "taylor":
+        assert loss is not None
+        scores = taylor(structure, params, _gradients(apply, params, x, loss))
+    elif criterion == "taylor_activation":
+        assert loss is not None
+        scores = taylor_activation(structure, apply, params, x, loss)
+    else:
+        scores = get(criterion)(structure, params)
+    return checked(structure, scores)
+
+
+def _gradients(apply: Callable[..., Any], params: Any, x: Any, loss: Callable[[Any], Array]) -> Any:
+    # Parameter trees may hold counters: they have no gradient, and no criterion asks for one.
+    return jax.grad(lambda p: scalar(loss(apply(p, x))), allow_int=True)(params)
+
+
+def check(
+    criterion: str | Criterion,
+    *,
+    loss: Callable[[Any], Array] | None = None,
+    gradients: Any = None,
+    key: Array | None = None,
+) -> None:
+    """Raises UserError unless `score` has what the criterion needs."""
+    if callable(criterion):
+        return
+    get(criterion)
+    missing = {
+        "random": key is None and "key=jax.random.key(...)",
+        "taylor": loss is None and gradients is None and "loss=... or gradients=...",
+        "taylor_activation": loss is None and "loss=...",
+    }.get(criterion)
+    if missing:
+        raise UserError(f"importance {criterion!r} needs {missing}")
+
+
+def checked(structure: Structure, scores: Any) -> Array:
+    """Scores as float32 [num_channels].
+
+    Raises:
+      UserError: they have another shape or are not finite.
+    """
+    scores = jnp.asarray(scores, jnp.float32)
+    if scores.shape != (structure.num_channels,):
+        raise UserError(
+            f"the importance has shape {scores.shape} instead of ({structure.num_channels},), one "
+            "score for each channel of the structure, group after group"
+        )
+    finite = jnp.isfinite(scores)
+    if not finite.all():
+        group = structure.groups[structure.group_index[int(finite.argmin())]]
+        raise UserError(
+            f"the importance of group '{group.name}' is not finite; look for inf or NaN in its "
+            "parameters"
+        )
+    return scores

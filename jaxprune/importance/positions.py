@@ -1,0 +1,60 @@
+"""From the positions of a parameter axis to the channels they belong to."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune.dependency import Structure
+
+NO_JOINTS = np.zeros((0, 2), np.int32)
+
+
+def members(
+    axis_channels: np.ndarray, num_channels: int, joints: np.ndarray = NO_JOINTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which position of an axis belongs to which channel, by channel and then by position.
+
+    A position of a joint, one that is kept only with several channels (a head and a feature of a
+    head), belongs to each of them.
+
+    Args:
+      axis_channels: int [size]: the channel of each position, a joint, or -1.
+      num_channels: how many channels there are; from here on an id is a joint's.
+      joints: int [J, 2]: the two factors of each joint, each a channel or an earlier joint.
+
+    Returns:
+      channels, positions: int [M] each, one entry for every pair.
+    """
+    positions = np.flatnonzero(axis_channels >= 0)
+    ids = axis_channels[positions]
+    while (ids >= num_channels).any():
+        joint = ids >= num_channels
+        factors = joints[ids[joint] - num_channels]
+        positions = np.concatenate([positions[~joint], np.repeat(positions[joint], 2)])
+        ids = np.concatenate([ids[~joint], factors.reshape(-1)])
+    pairs = np.unique(np.stack([ids, positions], axis=1), axis=0)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def members_of(structure: Structure, axis_channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`members` of an axis of the structure's parameters."""
+    joints = getattr(structure, "joints", NO_JOINTS)
+    return members(axis_channels, structure.num_channels, joints)
+
+
+def add_to_channels(structure: Structure, axis_channels: np.ndarray, values: Any) -> Array:
+    """The sum of the values of each channel's positions.
+
+    Args:
+      structure: what `trace` returned.
+      axis_channels: int [size], one of `structure.channels[leaf]`.
+      values: [size].
+
+    Returns:
+      [num_channels]; a position that belongs to several channels counts for each.
+    """
+    channels, positions = members_of(structure, axis_channels)
+    values = jnp.asarray(values)
+    return jnp.zeros(structure.num_channels, values.dtype).at[channels].add(values[positions])

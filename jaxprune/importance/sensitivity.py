@@ -1,0 +1,116 @@
+"""Importance from gradients: how much the loss changes, to first order, without a channel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxprune.dependency import Structure, masked
+from jaxprune.errors import UserError
+from jaxprune.importance.weights import over_producers, producing_kernels
+
+
+def taylor(structure: Structure, params: Any, gradients: Any) -> Array:
+    """The squared first-order change of the loss when a channel's weights become zero.
+
+    Molchanov et al. 2019 (arXiv 1906.10771, sec. 3), the importance of a structural set S by its
+    group contribution, `(sum_{s in S} g_s w_s)^2`: squared, not absolute.
+
+    ::
+
+        gradients = jax.grad(lambda params: loss(apply(params, x)))(params)
+        scores = importance.taylor(structure, params, gradients)
+
+    S are the weights that produce a channel; biases and normalisation do not count. The paper
+    averages the importance over minibatches: average the results of several calls, because
+    averaging the gradients first lets changes of opposite sign cancel. Take the gradients in
+    inference mode: where BatchNorm normalises by the batch, the loss does not depend on the scale
+    of a filter, and the sum is zero for every one.
+
+    Coupled layers: one set S of all their weights; the square is taken of the whole sum.
+
+    Departure: none for a convolution. For BatchNorm the paper also scores gates behind the
+    normalisation; `taylor_activation` is nearest to these.
+
+    Args:
+      structure: what `trace` returned.
+      params: the dense parameters.
+      gradients: the gradient of the loss, a tree like `params`.
+
+    Returns:
+      float32 [num_channels], at least 0.
+
+    Raises:
+      ValueError: params or gradients do not fit the structure.
+    """
+    kernels = producing_kernels(structure, params)
+    slopes = producing_kernels(structure, gradients)
+    changes = [kernel * slope for kernel, slope in zip(kernels, slopes, strict=True)]
+    return over_producers(structure, changes) ** 2
+
+
+def taylor_activation(
+    structure: Structure,
+    apply: Callable[..., Any],
+    params: Any,
+    x: Any,
+    loss: Callable[[Any], Array],
+) -> Array:
+    """The first-order change of the loss when a channel's activations become zero.
+
+    Molchanov et al. 2017 (arXiv 1611.06440, sec. 2.2): `|sum_z dL/dz z|` over the activations z of
+    a channel, for each example by itself, averaged over the examples, then divided by the L2 norm
+    of the scores of its layer. The sum is minus the derivative of the loss in the channel's mask,
+    which is how it is computed: exactly, in one backward pass, whatever lies between the layers.
+
+    Coupled layers and several readers: the activations are those that the channel's readers take
+    in, after nonlinearity and pooling. One mask entry stands for all of them, so that their changes
+    are summed, with their signs, before the absolute value.
+
+    Departures: the sum over a feature map is not divided by the map's size; within a group this
+    factor is the same for all channels, and the norm, which is a group's instead of a layer's,
+    takes it away.
+
+    Args:
+      structure: what `trace` returned.
+      apply: `apply(params, x)`, in inference mode: an example's outputs depend on it alone.
+      params: the dense parameters.
+      x: the examples, any tree of arrays [B, ...].
+      loss: `loss(outputs) -> []`, a mean over the examples in `outputs` [B, ...]; labels are closed
+        over.
+
+    Returns:
+      float32 [num_channels] in [0, 1].
+
+    Raises:
+      UserError: `loss` returns no scalar.
+      ValueError: the params do not fit the structure.
+    """
+    masked_apply = masked(apply, structure)
+    count = jax.tree.leaves(x)[0].shape[0]
+
+    def outputs_of_one(mask: Array, example: Any) -> Any:
+        batch = jax.tree.map(lambda value: value[None], example)
+        outputs = masked_apply(params, structure.unflatten(mask), batch)
+        return jax.tree.map(lambda value: value[0], outputs)
+
+    def loss_of_masks(masks: Array) -> Array:
+        return scalar(loss(jax.vmap(outputs_of_one)(masks, x)))
+
+    slopes = jax.grad(loss_of_masks)(jnp.ones((count, structure.num_channels)))
+    scores = jnp.abs(slopes).sum(0)
+    group = structure.group_index
+    norms = jnp.sqrt(jnp.zeros(len(structure.groups)).at[group].add(scores**2))[group]
+    return scores / jnp.where(norms > 0, norms, 1.0)
+
+
+def scalar(value: Any) -> Array:
+    """A loss, which must be one number."""
+    if jnp.shape(value) != ():
+        raise UserError(
+            f"the loss has shape {jnp.shape(value)} instead of (); return the mean over the "
+            "examples, for example by .mean()"
+        )
+    return value
