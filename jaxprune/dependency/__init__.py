@@ -1,5 +1,6 @@
 """Which channels of a network must be removed together, found from the jaxpr of any function."""
 
+from jaxprune.dependency.activity import activity
 from jaxprune.dependency.atoms import CouplingError
 from jaxprune.dependency.compaction import CompactNetwork, compact
 from jaxprune.dependency.groups import Frozen, Group, Masks, Structure
@@ -13,6 +14,7 @@ __all__ = [
     "Group",
     "Masks",
     "Structure",
+    "activity",
     "compact",
     "masked",
     "trace",

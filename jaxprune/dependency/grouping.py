@@ -118,7 +118,7 @@ def build_structure(
 
     return Structure(
         groups=groups,
-        frozen=_frozen(table, layers.produced),
+        frozen=_frozen(table, members, layers.produced),
         treedef=treedef,
         paths=tuple(paths),
         shapes=tuple(tuple(leaf.shape) for leaf in leaves),
@@ -354,19 +354,20 @@ def _groups(
     return tuple(groups)
 
 
-def _frozen(table: AtomTable, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
-    """The produced axes that are frozen, one entry for those that are frozen together."""
+def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
+    """The produced axes that cannot be removed, one entry for those that stay together."""
     found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
     sizes: dict[tuple[int, str], int] = {}
     for axis, layer, _ in produced:
-        atoms = axis[axis != FIXED]
-        if not len(atoms) or table.removable(atoms).all():
+        roots = np.unique(table.find(axis[axis != FIXED]))
+        stays = (members.channel_of[members.bases[roots]] == NO_CHANNEL).all(1)
+        if not stays.any():
             continue
-        first = int(table.find(atoms[~table.removable(atoms)]).min())
-        reason = table.reason(first) or Reason("it cannot be removed", "")
+        first = int(roots[stays][0])
+        reason = table.reason(first) or Reason("no layer reads them", "")
         names, _ = found.setdefault((first, reason.message), ([], reason))
         names.append(layer)
-        sizes[first, reason.message] = int((~table.removable(atoms)).sum())
+        sizes[first, reason.message] = int(stays.sum())
     return tuple(
         Frozen(_unique(names), sizes[key], reason.message, reason.source)
         for key, (names, reason) in found.items()

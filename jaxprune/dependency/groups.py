@@ -144,26 +144,6 @@ class Structure:
             whole = xp.concatenate([whole, whole[left] * whole[right]])
         return whole
 
-    def add_to_channels(self, positions: np.ndarray, values: Any) -> Any:
-        """Adds values of positions up for each channel they depend on.
-
-        Args:
-          positions: int [size], an axis as in `channels`.
-          values: float [size].
-
-        Returns:
-          float [num_channels]; a joint's value is added to every channel that it depends on.
-        """
-        total = jnp.zeros(self.num_channels, jnp.result_type(values))
-        positions, values = np.asarray(positions), jnp.asarray(values)
-        while (inside := positions >= 0).any():
-            single = inside & (positions < self.num_channels)
-            total = total.at[positions[single]].add(values[single])
-            joint = positions >= self.num_channels
-            positions = self.joints[positions[joint] - self.num_channels].T.reshape(-1)
-            values = jnp.tile(values[joint], 2)
-        return total
-
     def widths(self, masks: Masks) -> Any:
         """How many channels of each group are kept: [..., G]."""
         self.check_masks(masks)

@@ -103,7 +103,8 @@ def settle(table: AtomTable) -> None:
     """Draws every conclusion from what is known of joints.
 
     - A joint that must stay needs both of its factors.
-    - Where one factor is always kept, the joint is the other one.
+    - Where one factor is always kept, the joint is the other one. Where the joint is one factor,
+      the other one is needed whenever it is there: it is always kept.
     - Joints of the same factors are the same, and the same joint has the same factors. (Where it
       was split in two ways that do not fit, this couples more than it must, never less.)
 
@@ -122,7 +123,7 @@ def settle(table: AtomTable) -> None:
         one = ~stays & (~table.removable(left) | ~table.removable(right) | (left == right))
         table.unite(atom[one], np.where(table.removable(left), left, right)[one], _RESHAPED)
         implies = ~stays & ~one & ((atom == left) | (atom == right))
-        table.unite(left[implies], right[implies], _RESHAPED)
+        table.freeze(np.where(atom == left, right, left)[implies], _RESHAPED)
         table.joints = table.joints[~(stays | one | implies)]
         if not len(table.joints):
             continue

@@ -22,8 +22,11 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
     Wherever the function sums over an axis of channels (a convolution, a matrix product, a sum),
     the operand is multiplied by their mask; a maximum over channels does not see removed ones, and
     a mean divides by the number of those that are left. That is what removing the channels
-    computes, whatever bias, normalisation or nonlinearity lies between; with full masks nothing
-    changes, to the bit. Kernels are not touched, so that under `vmap` over masks they stay shared.
+    computes, whatever bias, normalisation or nonlinearity lies between. Kernels are not touched, so
+    that under `vmap` over masks they stay shared.
+
+    With full masks nothing changes, to the bit. (Where they are traced and the network normalises
+    over channels, the compiler may round its sums in another way.)
 
     Args:
       fn: any function `fn(params, *arguments)` of the parameters that the structure describes: the
@@ -40,6 +43,13 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
       ValueError: masks or params do not fit the structure.
       CouplingError: `fn` couples channels that the structure holds separate.
     """
+    return masked_by(Masked, fn, structure)
+
+
+def masked_by(
+    kind: "type[Masked]", fn: Callable[..., Any], structure: Structure
+) -> Callable[..., Any]:
+    """`masked`, with the way to evaluate steps as an argument."""
     analysed: dict[Any, Any] = {}
 
     def masked_fn(params: Any, masks: Masks, *arguments: Any) -> Any:
@@ -49,14 +59,14 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
         if key not in analysed:
             analysed[key] = analyse_call(fn, structure, leaves, arguments)
         table, program, out_tree = analysed[key]
-        masked_values = _Masked(structure, masks, table)
+        masked_values = kind(structure, masks, table)
         results = evaluate(program, [*leaves, *jax.tree.leaves(arguments)], masked_values)
         return jax.tree.unflatten(out_tree, results)
 
     return masked_fn
 
 
-class _Masked:
+class Masked:
     """Evaluates steps on whole values, removed positions not counting.
 
     Args:
@@ -68,6 +78,8 @@ class _Masked:
     def __init__(self, structure: Structure, masks: Masks, table: AtomTable):
         self.table = table
         self._masks = [jnp.asarray(masks[group.name]) for group in structure.groups]
+        # Masks that are known to keep everything change nothing, not even what is compiled.
+        self._partial = not all(_keeps_all(mask) for mask in self._masks)
         self._ends = np.cumsum([group.size for group in structure.groups])
         self._whole: tuple[Any, Any] | None = None  # the slots it was made for, the vector
 
@@ -95,7 +107,7 @@ class _Masked:
             if self._entries(axis).any():
                 shape = [1] * value.ndim
                 shape[d] = len(axis)
-                value = jnp.where(self._of(axis).reshape(shape) > 0, value, jnp.zeros_like(value))
+                value = jnp.where(self.of(axis).reshape(shape) > 0, value, jnp.zeros_like(value))
         return value
 
     def concerns(self, step: Step) -> bool:
@@ -121,7 +133,7 @@ class _Masked:
         """The value with its removed positions along an axis made not to count."""
         shape = [1] * value.ndim
         shape[d] = len(axis)
-        mask = self._of(axis).reshape(shape)
+        mask = self.of(axis).reshape(shape)
         neutral = RULES[eqn.primitive.name].neutral
         if neutral is None:
             if value.dtype == bool:
@@ -133,13 +145,16 @@ class _Masked:
         """The value times full over kept size of an axis."""
         if not self._entries(axis).any():
             return value
-        ratio = len(axis) / self._of(axis).astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
+        ratio = len(axis) / self.of(axis).astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
         return value * ratio.astype(value.dtype)
 
     def _entries(self, axis: Axis) -> np.ndarray:
+        if not self._partial:
+            return np.zeros(len(axis), np.int64)
         return slots(self.table).of_root[self.table.find(axis)]
 
-    def _of(self, axis: Axis) -> Any:
+    def of(self, axis: Axis) -> Any:
+        """The mask of each position of an axis."""
         entries = self._entries(axis)
         for mask, end in zip(self._masks, self._ends, strict=True):
             size = mask.shape[-1]
@@ -152,6 +167,11 @@ class _Masked:
             first = jnp.concatenate([jnp.ones(1), *self._masks])
             self._whole = known, known.extend(first, jnp)
         return self._whole[1][entries]
+
+
+def _keeps_all(mask: Any) -> bool:
+    """Is a mask known to be 1 everywhere?"""
+    return not isinstance(mask, jax.core.Tracer) and bool((mask == 1).all())
 
 
 def signature(arguments: Any) -> Any:

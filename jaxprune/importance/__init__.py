@@ -9,12 +9,13 @@ All return float32 [num_channels], group after group; `structure.unflatten` give
 """
 
 from jaxprune.importance.criteria import NAMES, Criterion, check, checked, get, score
-from jaxprune.importance.sensitivity import taylor, taylor_activation
+from jaxprune.importance.sensitivity import activation, taylor, taylor_activation
 from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
 
 __all__ = [
     "NAMES",
     "Criterion",
+    "activation",
     "batch_norm_scale",
     "check",
     "checked",

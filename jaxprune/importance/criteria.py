@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxprune.dependency import Structure
 from jaxprune.errors import UserError
-from jaxprune.importance.sensitivity import scalar, taylor, taylor_activation
+from jaxprune.importance.sensitivity import activation, scalar, taylor, taylor_activation
 from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
 
 Criterion = Callable[[Structure, Any], Any]
@@ -21,6 +21,7 @@ _CRITERIA: dict[str, Callable[..., Array]] = {
     "batch_norm_scale": batch_norm_scale,
     "fpgm": fpgm,
     "lamp": lamp,
+    "activation": activation,
     "taylor": taylor,
     "taylor_activation": taylor_activation,
     "random": random,
@@ -80,6 +81,8 @@ def score(
     elif criterion == "random":
         assert key is not None
         scores = random(structure, key)
+    elif criterion == "activation":
+        scores = activation(structure, apply, params, x)
     elif criterion == "taylor" and gradients is not None:
         scores = taylor(structure, params, gradients)
     elif criterion == "taylor":

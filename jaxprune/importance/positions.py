@@ -8,11 +8,9 @@ from jax import Array
 
 from jaxprune.dependency import Structure
 
-NO_JOINTS = np.zeros((0, 2), np.int32)
-
 
 def members(
-    axis_channels: np.ndarray, num_channels: int, joints: np.ndarray = NO_JOINTS
+    axis_channels: np.ndarray, num_channels: int, joints: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which position of an axis belongs to which channel, by channel and then by position.
 
@@ -40,8 +38,7 @@ def members(
 
 def members_of(structure: Structure, axis_channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`members` of an axis of the structure's parameters."""
-    joints = getattr(structure, "joints", NO_JOINTS)
-    return members(axis_channels, structure.num_channels, joints)
+    return members(axis_channels, structure.num_channels, structure.joints)
 
 
 def add_to_channels(structure: Structure, axis_channels: np.ndarray, values: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Importance from gradients: how much the loss changes, to first order, without a channel."""
+"""Importance from data: how active a channel is, and how the loss would change without it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxprune.dependency import Structure, masked
+from jaxprune.dependency import Structure, activity, masked
 from jaxprune.errors import UserError
 from jaxprune.importance.weights import over_producers, producing_kernels
 
@@ -104,6 +104,34 @@ def taylor_activation(
     group = structure.group_index
     norms = jnp.sqrt(jnp.zeros(len(structure.groups)).at[group].add(scores**2))[group]
     return scores / jnp.where(norms > 0, norms, 1.0)
+
+
+def activation(structure: Structure, apply: Callable[..., Any], params: Any, x: Any) -> Array:
+    """The mean absolute activation of a channel.
+
+    The mean activation is one of the criteria that Molchanov et al. 2017 (arXiv 1611.06440,
+    sec. 2.2) compare: a channel that is seldom active is of little use to the next layer. The
+    activations are those that the channel's readers take in, after nonlinearity and pooling, and
+    the mean runs over examples and positions.
+
+    Coupled layers and several readers: the sum over all readers of what each reads.
+
+    Departure: the paper takes the mean itself, of activations after ReLU, which are not negative.
+    The absolute value makes other nonlinearities comparable.
+
+    Args:
+      structure: what `trace` returned.
+      apply: `apply(params, x)`, in inference mode.
+      params: the dense parameters.
+      x: the examples, any tree of arrays [B, ...].
+
+    Returns:
+      float32 [num_channels], at least 0.
+
+    Raises:
+      ValueError: the params do not fit the structure.
+    """
+    return activity(apply, structure, params, x)
 
 
 def scalar(value: Any) -> Array:

@@ -1,12 +1,13 @@
 """Masked and compact networks do what removing channels by hand does."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from dependency.checks import assert_close, quick_jit, random_masks, sliced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,15 +28,6 @@ LONG = {
     "resnet50": (8, 8, 3),
     "resnet56": (8, 8, 3),
 }
-
-# Less optimised programs compile faster; what is tested does not depend on the compiler.
-quick_jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 def every_model(*also_slow):
@@ -78,32 +70,6 @@ def network_with_statistics(name, image_shape, batch=4):
     shape = (batch, int(np.prod(image_shape))) if network.flat else (batch, *image_shape)
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
     return network, variables, x, jnp.arange(batch) % 10
-
-
-def random_masks(structure, seed, keep=0.6):
-    rng = np.random.default_rng(seed)
-    masks = {g.name: (rng.random(g.size) < keep).astype(np.float32) for g in structure.groups}
-    for mask in masks.values():
-        mask[rng.integers(len(mask))] = 1
-    return masks
-
-
-def sliced(structure, tree, masks):
-    """A tree of the parameters, cut to the kept channels with numpy."""
-    keep = np.concatenate([structure.flatten(masks), [1]]).astype(bool)  # the last is channel -1
-    leaves = [
-        np.asarray(leaf)[np.ix_(*(keep[axis] for axis in axes))]
-        for leaf, axes in zip(jax.tree.leaves(tree), structure.channels, strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    """Equal up to float summation order, relative to the largest entry of each array."""
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == b.shape
-        scale = max(float(jnp.abs(b).max()), 1e-3)
-        assert float(jnp.abs(a - b).max()) <= tolerance * scale
 
 
 def training_step(network):
@@ -428,7 +394,7 @@ def random_network(draw):
     return apply, params, x, int(rng.integers(2**20))
 
 
-def check_removal(apply, params, x, seed):
+def check_network(apply, params, x, seed):
     """Masked equals compact, forward and in the gradient, and full masks change no bit."""
     structure = trace(apply, params, x)
     function = masked(apply, structure)
@@ -450,14 +416,14 @@ def check_removal(apply, params, x, seed):
 @settings(max_examples=5, deadline=None)
 @given(random_network())
 def test_random_networks(network):
-    check_removal(*network)
+    check_network(*network)
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(random_network())
 def test_many_random_networks(network):
-    check_removal(*network)
+    check_network(*network)
 
 
 def cnn():

@@ -11,7 +11,7 @@ from jaxprune.importance.positions import add_to_channels, members
 
 
 def test_members_of_a_plain_axis():
-    channels, positions = members(np.array([-1, 2, 0, 2, -1, 1]), 3)
+    channels, positions = members(np.array([-1, 2, 0, 2, -1, 1]), 3, np.zeros((0, 2), int))
     np.testing.assert_array_equal(channels, [0, 1, 2, 2])
     np.testing.assert_array_equal(positions, [2, 5, 1, 3])
 

@@ -138,3 +138,43 @@ def test_a_loss_per_example_is_refused(residual):
         importance.taylor_activation(
             residual.structure, residual.apply, residual.variables, residual.x, lambda y: y.sum(1)
         )
+
+
+def test_activation_is_what_the_readers_take_in():
+    """By hand for two layers: the mean of |relu(x a)| over the examples."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {"a": jax.random.normal(keys[0], (3, 5)), "b": jax.random.normal(keys[1], (5, 2))}
+    x = jax.random.normal(keys[2], (7, 3))
+
+    def apply(params, x):
+        return jnp.tanh(jax.nn.relu(x @ params["a"]) @ params["b"])
+
+    scores = importance.activation(trace(apply, params, x), apply, params, x)
+    np.testing.assert_allclose(scores, np.maximum(x @ params["a"], 0).mean(0), rtol=1e-5)
+
+
+def test_activation_sums_readers_and_counts_joints_for_both_factors():
+    rng = np.random.default_rng(0)
+    params = {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for name, shape in (("a", (3, 6)), ("b", (6, 2)), ("c", (6, 2)), ("mix", (2, 2)))
+    }
+    x = jnp.asarray(rng.normal(size=(7, 3)), jnp.float32)
+
+    def apply(params, x):
+        hidden = jnp.einsum("nrc,rs->nsc", (x @ params["a"]).reshape(7, 2, 3), params["mix"])
+        hidden = jnp.einsum("nsc,sr->nrc", jnp.sin(hidden), params["mix"]).reshape(7, 6)
+        return hidden @ params["b"] + jnp.cos(hidden) @ params["c"]
+
+    structure = trace(apply, params, x)
+    sizes = {group.name: group.size for group in structure.groups}
+    assert sizes == {"a": 2, "a#2": 3}
+    scores = structure.unflatten(importance.activation(structure, apply, params, x))
+    mix = np.asarray(params["mix"], np.float64)
+    first = (np.asarray(x, np.float64) @ np.asarray(params["a"])).reshape(7, 2, 3)
+    second = np.sin(np.einsum("nrc,rs->nsc", first, mix))
+    last = np.einsum("nsc,sr->nrc", second, mix)
+    read = np.abs(last).mean(0) + np.abs(np.cos(last)).mean(0)
+    rows = np.abs(first).mean((0, 2)) + np.abs(second).mean((0, 2)) + read.sum(1)
+    np.testing.assert_allclose(scores["a"], rows, rtol=1e-4)
+    np.testing.assert_allclose(scores["a#2"], read.sum(0), rtol=1e-4)

@@ -59,22 +59,20 @@ for _name in ("argmax", "argmin"):
     RULES[_name] = Rule(_relate_index_of_extremum)
 
 
-def _relate_running(table, eqn, inputs, reason):
+def _relate_running_sum(table, eqn, inputs, reason):
     return [inputs[0]]
 
 
-def _summed_running(eqn):
-    return [((0, eqn.params["axis"]),)]
+RULES["cumsum"] = Rule(_relate_running_sum, lambda eqn: [((0, eqn.params["axis"]),)])
 
 
-for _name, _neutral in {
-    "cumsum": None,
-    "cumprod": _one,
-    "cummax": _lowest,
-    "cummin": _highest,
-    "cumlogsumexp": _lowest,
-}.items():
-    RULES[_name] = Rule(_relate_running, _summed_running, _neutral)
+def _relate_running(table, eqn, inputs, reason):
+    table.freeze(inputs[0][eqn.params["axis"]], because(reason, "a running reduction"))
+    return [inputs[0]]
+
+
+for _name in ("cumprod", "cummax", "cummin", "cumlogsumexp"):
+    RULES[_name] = Rule(_relate_running)
 
 
 def _relate_sort(table, eqn, inputs, reason):

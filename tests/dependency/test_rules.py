@@ -1,0 +1,382 @@
+"""Primitives by small networks that use them: which channels there are, and that removal is exact.
+
+Every network is checked as a whole in double precision, see `checks.check_removal`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dependency.checks import assert_close, check_removal, random_masks
+
+from jaxprune import compact, masked, trace
+
+_RNG = np.random.default_rng(3)
+
+
+def weights(*shape):
+    fan_in = max(1, int(np.prod(shape[:-1])))
+    return jnp.asarray(_RNG.normal(size=shape) / np.sqrt(fan_in), jnp.float32)
+
+
+X = 2 * weights(4, 3)
+IMAGES = weights(2, 6, 6, 3)
+
+
+class Case(NamedTuple):
+    """A network and the sizes of its groups by name."""
+
+    apply: Any
+    params: Any
+    groups: dict[str, int]
+    x: Any = X
+
+
+def standardised(hidden):
+    mean, variance = hidden.mean(-1, keepdims=True), hidden.var(-1, keepdims=True)
+    return (hidden - mean) / jnp.sqrt(variance + 1e-3)
+
+
+@jax.custom_vjp
+def norm_with_own_derivative(hidden):
+    return standardised(hidden)
+
+
+norm_with_own_derivative.defvjp(
+    lambda hidden: (standardised(hidden), hidden),
+    lambda hidden, cotangent: jax.vjp(standardised, hidden)[1](cotangent),
+)
+
+
+@jax.custom_vjp
+def layer_with_own_derivative(hidden, kernel):
+    return jnp.tanh(hidden @ kernel)
+
+
+def _layer_forward(hidden, kernel):
+    out = layer_with_own_derivative(hidden, kernel)
+    return out, (hidden, kernel, out)
+
+
+def _layer_backward(saved, cotangent):
+    hidden, kernel, out = saved
+    cotangent = 3.0 * cotangent * (1 - out**2)  # three times the true one: is it this rule?
+    return cotangent @ kernel.T, hidden.T @ cotangent
+
+
+layer_with_own_derivative.defvjp(_layer_forward, _layer_backward)
+
+
+def conv(x, kernel, groups=1, stride=1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def hidden_then(function, width=6, out=6, **more):
+    """A layer, a function of what it computes and of more parameters, and a layer that reads it."""
+    params = {"a": weights(3, width), "b": weights(out, 2), **more}
+    return lambda p, x: function(x @ p["a"], p) @ p["b"], params
+
+
+def case(function, groups, width=6, out=6, **more):
+    return Case(*hidden_then(function, width, out, **more), groups)
+
+
+PICKED = np.array([5, 0, 3, 2], np.int32)
+
+CASES = {
+    # reductions over channels
+    "mean": case(lambda h, p: h / (1 + h.mean(-1, keepdims=True) ** 2), {"a": 6}),
+    "mean_by_hand": case(lambda h, p: h - h.sum(-1, keepdims=True) / h.shape[-1], {"a": 6}),
+    "mean_by_factor": case(lambda h, p: h - h.sum(-1, keepdims=True) * (1 / 6), {"a": 6}),
+    "layer_norm": case(lambda h, p: standardised(h) * p["scale"], {"a": 6}, scale=weights(6)),
+    "rms_norm": case(
+        lambda h, p: h / jnp.sqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-3), {"a": 6}
+    ),
+    "l2_norm": case(lambda h, p: h / jnp.linalg.norm(h, axis=-1, keepdims=True), {"a": 6}),
+    "softmax": case(lambda h, p: jax.nn.softmax(h), {"a": 6}),
+    "logsumexp": case(lambda h, p: h - jax.nn.logsumexp(h, axis=-1, keepdims=True), {"a": 6}),
+    "max": case(lambda h, p: h * h.max(-1, keepdims=True), {"a": 6}),
+    "min": case(lambda h, p: h * h.min(-1, keepdims=True), {"a": 6}),
+    "any": case(lambda h, p: h * (h > 0.5).any(-1, keepdims=True), {"a": 6}),
+    "all": case(lambda h, p: h * (h > -0.5).all(-1, keepdims=True), {"a": 6}),
+    "cumsum": case(lambda h, p: jnp.cumsum(h, -1), {"a": 6}),
+    "cummax": case(lambda h, p: jax.lax.cummax(h, axis=1), {}),
+    "argmax": case(lambda h, p: h * h.argmax(-1, keepdims=True), {}),
+    "sort": case(lambda h, p: jnp.sort(h, -1), {}),
+    "weight_standardisation": case(
+        lambda h, p: jnp.tanh(h) @ ((p["w"] - p["w"].mean(0)) / (p["w"].std(0) + 1e-3)),
+        {"a": 6, "w": 5},
+        out=5,
+        w=weights(6, 5),
+    ),
+    # splitting and merging
+    "split_by_mean": case(lambda h, p: h.reshape(4, 3, 4).mean(1), {"a": 4}, 12, 4),
+    "maxout": case(lambda h, p: h.reshape(4, 6, 2).max(-1), {"a": 6}, 12, 6),
+    "group_norm": case(
+        lambda h, p: standardised(h.reshape(4, 3, 4)).reshape(4, 12) * p["scale"],
+        {"a": 3, "a#2": 4},
+        12,
+        12,
+        scale=weights(12),
+    ),
+    "shuffle": case(
+        lambda h, p: h.reshape(4, 3, 4).swapaxes(1, 2).reshape(4, 12), {"a": 3, "a#2": 4}, 12, 12
+    ),
+    "two_ways_to_split": case(
+        lambda h, p: h.reshape(4, 3, 4).sum(1) @ p["c"] + h.reshape(4, 4, 3).sum(1),
+        {},
+        12,
+        3,
+        c=weights(4, 3),
+    ),
+    "outer_product": case(
+        lambda h, p: jnp.einsum("bi,bj->bij", h, jnp.tanh(h @ p["c"])).reshape(4, -1),
+        {"a": 6, "c": 5},
+        6,
+        30,
+        c=weights(6, 5),
+    ),
+    "heads": case(
+        lambda h, p: jnp.einsum(
+            "nhd,mhd,mhe->nhe",
+            *((jnp.tanh(h) @ p[name]).reshape(4, 3, 4) for name in "qkv"),
+        ).reshape(4, 12),
+        {"a": 6, "q": 3, "q#2": 4, "v": 4},
+        out=12,
+        q=weights(6, 12),
+        k=weights(6, 12),
+        v=weights(6, 12),
+    ),
+    "shared_keys": case(  # two queries to a key
+        lambda h, p: jnp.einsum(
+            "nhd,mhd->nhm",
+            (h @ p["q"]).reshape(4, 6, 2),
+            jnp.repeat((h @ p["k"]).reshape(4, 3, 2), 2, axis=1),
+        ).sum(-1),
+        {"a": 6, "q": 3, "q#2": 2, "q#3": 2},
+        q=weights(6, 12),
+        k=weights(6, 6),
+    ),
+    "rotary": case(
+        lambda h, p: (
+            h * jnp.cos(jnp.arange(6) % 3 / 3.0)
+            + jnp.concatenate([-h[:, 3:], h[:, :3]], -1) * jnp.sin(jnp.arange(6) % 3 / 3.0)
+        ),
+        {"a": 3},
+    ),
+    "gated": case(lambda h, p: jax.nn.glu(h), {"a": 4}, 8, 4),
+    "tile": case(lambda h, p: jnp.tile(h, (1, 3)), {"a": 6}, 6, 18),
+    "repeat": case(lambda h, p: jnp.repeat(h, 3, axis=1), {"a": 6}, 6, 18),
+    "space_to_depth": Case(
+        lambda p, x: (
+            conv(x, p["a"])
+            .reshape(2, 3, 2, 3, 2, 4)
+            .transpose(0, 1, 3, 2, 4, 5)
+            .reshape(2, 3, 3, 16)
+            @ p["b"]
+        ),
+        {"a": weights(3, 3, 3, 4), "b": weights(16, 2)},
+        {"a": 4},
+        IMAGES,
+    ),
+    "depth_to_space": Case(
+        lambda p, x: conv(
+            conv(x, p["a"])
+            .reshape(2, 6, 6, 2, 2, 3)
+            .transpose(0, 1, 3, 2, 4, 5)
+            .reshape(2, 12, 12, 3),
+            p["b"],
+        ),
+        {"a": weights(3, 3, 3, 12), "b": weights(3, 3, 3, 2)},
+        {"a": 3},
+        IMAGES,
+    ),
+    # picking and writing positions
+    "gather": case(lambda h, p: h[:, PICKED], {"a": 4}, 6, 4),
+    "take_twice": case(
+        lambda h, p: jnp.take(h, jnp.array([0, 0, 1, 2, 3, 1]), axis=1), {"a": 2, "a#2": 2}
+    ),
+    "single": case(lambda h, p: h[:, 1:2] * h, {"a": 5}),
+    "index": case(lambda h, p: h[:, 2, None] * h, {"a": 5}),
+    "by_data": case(lambda h, p: h[:, jnp.argsort(h[0])], {}),
+    "dynamic_slice": case(lambda h, p: jax.lax.dynamic_slice(h, (0, 2), (4, 3)), {"a": 3}, 6, 3),
+    "set": case(lambda h, p: h.at[:, 2:4].set(jnp.sin(h[:, :2])), {"a": 2, "a#2": 2}, width=6),
+    "add_at": case(
+        lambda h, p: h.at[:, PICKED].add(jnp.sin(h @ p["c"])), {"a": 4, "a#2": 2}, c=weights(6, 4)
+    ),
+    "update_slice": case(
+        lambda h, p: jax.lax.dynamic_update_slice(h, jnp.sin(h @ p["c"]), (0, 1)),
+        {"a": 2, "a#2": 4},
+        c=weights(6, 4),
+    ),
+    "pad": case(lambda h, p: jnp.pad(h, ((0, 0), (1, 2))), {"a": 6}, 6, 9),
+    "embedding": Case(
+        lambda p, x: jnp.tanh(p["table"][x] @ p["a"]) @ p["b"],
+        {"table": weights(7, 5), "a": weights(5, 6), "b": weights(6, 2)},
+        {"a": 6},
+        jnp.array([[1, 6, 3], [0, 2, 2]]),
+    ),
+    # functions called
+    "scan_over_layers": case(
+        lambda h, p: jax.lax.scan(
+            lambda h, w: (h + jnp.tanh(standardised(h) @ w["up"]) @ w["down"], None), h, p["layers"]
+        )[0],
+        {"a": 6, "layers": 8},
+        layers={"up": weights(4, 6, 8), "down": weights(4, 8, 6)},
+    ),
+    "scan_over_time": case(
+        lambda h, p: jax.lax.scan(
+            lambda s, u: ((s := jnp.tanh(u + s @ p["w"])), s), jnp.zeros(6), h
+        )[1],
+        {"a": 6},
+        w=weights(6, 6),
+    ),
+    "loop": case(
+        lambda h, p: jax.lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ p["w"]), h),
+        {"a": 6},
+        w=weights(6, 6),
+    ),
+    "branches": case(
+        lambda h, p: jax.lax.cond(
+            h.sum() > 0, lambda h: jnp.tanh(h @ p["v"]), lambda h: jnp.sin(h @ p["w"]), h
+        ),
+        {"a": 6, "w": 5},
+        out=5,
+        v=weights(6, 5),
+        w=weights(6, 5),
+    ),
+    "remat": case(
+        lambda h, p: jax.checkpoint(lambda h: norm_with_own_derivative(jnp.tanh(h @ p["w"])))(h),
+        {"a": 6, "w": 5},
+        out=5,
+        w=weights(6, 5),
+    ),
+    "own_derivative": case(
+        lambda h, p: layer_with_own_derivative(h, p["w"]), {"a": 6, "w": 5}, out=5, w=weights(6, 5)
+    ),
+    "own_derivative_of_a_norm": case(
+        lambda h, p: norm_with_own_derivative(jnp.tanh(h @ p["w"])),
+        {"a": 6, "w": 5},
+        out=5,
+        w=weights(6, 5),
+    ),
+    # convolutions
+    "grouped": Case(
+        lambda p, x: conv(jnp.tanh(conv(x, p["a"])), p["g"], groups=4).mean((1, 2)) @ p["b"],
+        {"a": weights(3, 3, 3, 8), "g": weights(3, 3, 2, 12), "b": weights(12, 2)},
+        {"a": 4, "a#2": 2, "g": 3},
+        IMAGES,
+    ),
+    "depthwise_with_multiplier": Case(
+        lambda p, x: conv(jnp.tanh(conv(x, p["a"])), p["g"], groups=4).mean((1, 2)) @ p["b"],
+        {"a": weights(3, 3, 3, 4), "g": weights(3, 3, 1, 12), "b": weights(12, 2)},
+        {"a": 4, "g": 3},
+        IMAGES,
+    ),
+    "transposed": Case(
+        lambda p, x: jax.lax.conv_transpose(
+            jax.lax.conv_transpose(x, p["a"], (2, 2), "SAME"), p["b"], (1, 1), "SAME"
+        ),
+        {"a": weights(3, 3, 3, 5), "b": weights(3, 3, 5, 2)},
+        {"a": 5},
+        IMAGES,
+    ),
+    "resize": Case(
+        lambda p, x: conv(
+            jax.image.resize(conv(x, p["a"]), (2, 9, 9, 5), "bilinear")[:, ::2]
+            + jax.image.resize(conv(x, p["a"]), (2, 5, 9, 5), "nearest"),
+            p["b"],
+        ),
+        {"a": weights(3, 3, 3, 5), "b": weights(3, 3, 5, 2)},
+        {"a": 5},
+        IMAGES,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_removal(name):
+    apply, params, groups, x = CASES[name]
+    structure = trace(apply, params, x)
+    assert {group.name: group.size for group in structure.groups} == groups
+    if groups:
+        check_removal(apply, params, x, structure)
+
+
+def test_a_mean_is_over_what_is_left():
+    apply, params, _, _ = CASES["layer_norm"]
+    structure = trace(apply, params, X)
+    masks = random_masks(structure, 0)
+    keep = masks["a"].astype(bool)
+    a, b, scale = (np.asarray(params[name], np.float64) for name in ("a", "b", "scale"))
+    hidden = np.asarray(X, np.float64) @ a[:, keep]
+    hidden = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(
+        hidden.var(-1, keepdims=True) + 1e-3
+    )
+    expected = (hidden * scale[keep]) @ b[keep]
+    np.testing.assert_allclose(
+        masked(apply, structure)(params, masks, X), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_product_is_over_what_is_left():
+    apply, params = hidden_then(lambda h, p: h * h.prod(-1, keepdims=True))
+    structure = trace(apply, params, X)
+    masks = random_masks(structure, 0)
+    keep = masks["a"].astype(bool)
+    hidden = np.asarray(X @ params["a"], np.float64)[:, keep]
+    expected = (hidden * hidden.prod(-1, keepdims=True)) @ np.asarray(params["b"])[keep]
+    small = compact(apply, structure, params, masks)
+    for actual in (masked(apply, structure)(params, masks, X), small(small.params, X)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_group_norm_keeps_equal_groups():
+    apply, params, _, _ = CASES["group_norm"]
+    structure = trace(apply, params, X)
+    masks = {"a": np.array([1, 0, 1]), "a#2": np.array([0, 1, 1, 1])}
+    keep = np.outer(masks["a"], masks["a#2"]).reshape(-1).astype(bool)
+    a, b, scale = (np.asarray(params[name], np.float64) for name in ("a", "b", "scale"))
+    hidden = (np.asarray(X, np.float64) @ a[:, keep]).reshape(4, 2, 3)
+    hidden = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(
+        hidden.var(-1, keepdims=True) + 1e-3
+    )
+    expected = (hidden.reshape(4, 6) * scale[keep]) @ b[keep]
+    small = compact(apply, structure, params, masks)
+    np.testing.assert_allclose(small(small.params, X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_masks_pass_a_derivative_through_their_own_rule():
+    """Nothing depends on removed positions, whatever a custom derivative says."""
+    apply, params, _, _ = CASES["own_derivative_of_a_norm"]
+    structure = trace(apply, params, X)
+    masks = random_masks(structure, 1)
+    gradient = jax.grad(lambda p: jnp.sin(masked(apply, structure)(p, masks, X)).sum())(params)
+    assert (np.asarray(gradient["a"])[:, masks["a"] == 0] == 0).all()
+    assert (np.asarray(gradient["w"])[:, masks["w"] == 0] == 0).all()
+
+
+def test_soft_masks_weigh_the_mean():
+    def apply(params, x):
+        return (x @ params["a"]).mean(-1, keepdims=True) @ params["b"]
+
+    params = {"a": weights(3, 4), "b": jnp.ones((1, 1))}
+    structure = trace(apply, params, X)
+    assert structure.groups == ()  # a mean alone does not read the channels: no layer does
+
+    apply, params, _, _ = CASES["mean_by_hand"]
+    structure = trace(apply, params, X)
+    soft = {"a": np.linspace(0.2, 1, 6).astype(np.float32)}
+    hidden = np.asarray(X @ params["a"], np.float64)
+    mean = (hidden * soft["a"]).sum(-1, keepdims=True) / soft["a"].sum()
+    expected = ((hidden - mean) * soft["a"]) @ np.asarray(params["b"])
+    assert_close(masked(apply, structure)(params, soft, X), jnp.asarray(expected, jnp.float32))
