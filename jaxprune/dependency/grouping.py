@@ -13,6 +13,9 @@ from jaxprune.dependency.joints import factors, settle
 from jaxprune.dependency.program import Program, Step
 from jaxprune.dependency.rules import RULES
 
+_PARAMETERS = frozenset({"kernel", "weight", "w", "embedding", "bias", "b", "scale", "value"})
+"""What libraries call the parameters of a layer; other names are the layer's own."""
+
 _MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
 
 
@@ -375,8 +378,11 @@ def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) ->
 
 
 def _layer(path: str) -> str:
-    """The path of the layer that a parameter belongs to."""
-    return path.rpartition("/")[0] or path
+    """The path of the layer that a parameter belongs to: "block/conv" of "block/conv/kernel"."""
+    parts = path.split("/")
+    while len(parts) > 1 and parts[-1] in _PARAMETERS:
+        parts.pop()
+    return "/".join(parts)
 
 
 def _unique(items: Any) -> tuple[Any, ...]:
