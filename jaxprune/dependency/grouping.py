@@ -9,7 +9,7 @@ import numpy as np
 from jaxprune.dependency.atoms import FIXED, AtomTable, Axes, Axis, Reason
 from jaxprune.dependency.counting import Counts, counts, size_of
 from jaxprune.dependency.groups import NO_CHANNEL, Frozen, Group, Structure
-from jaxprune.dependency.joints import factors, settle
+from jaxprune.dependency.joints import factors, levels, settle
 from jaxprune.dependency.program import Program, Step
 from jaxprune.dependency.rules import RULES
 
@@ -294,26 +294,22 @@ def _identities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each class is, int32 [atoms]: a channel, a joint after them, or -1. And the joints."""
     identity = members.channel_of.copy()
-    rows = np.column_stack([table.find(column) for column in table.joints.T])
-    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    ordered = levels(table)
     wanted = np.zeros(table.size, bool)
     for axis in (axis for axes in values for axis in axes):
         wanted[table.find(axis)] = True
-    for _ in range(members.bases.shape[1]):
+    for rows in reversed(ordered):
         wanted[rows[wanted[rows[:, 0]], 1:]] = True
-    rows = rows[wanted[rows[:, 0]]]
-    count, joints = sum(map(len, members.groups)), []
-    while len(rows):
-        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
-        now, rows = rows[ready], rows[~ready]
-        left, right = identity[now[:, 1]], identity[now[:, 2]]
+    count, joints = sum(map(len, members.groups)), [np.zeros((0, 2), np.int32)]
+    for rows in ordered:
+        rows = rows[wanted[rows[:, 0]]]
+        left, right = identity[rows[:, 1]], identity[rows[:, 2]]
         both = (left != NO_CHANNEL) & (right != NO_CHANNEL)
-        identity[now[:, 0]] = np.maximum(left, right)
-        identity[now[both, 0]] = count + np.arange(both.sum())
+        identity[rows[:, 0]] = np.maximum(left, right)
+        identity[rows[both, 0]] = count + np.arange(both.sum())
         count += int(both.sum())
         joints.append(np.stack([left[both], right[both]], axis=1))
-    empty = np.zeros((0, 2), np.int32)
-    return identity, np.concatenate([empty, *joints]).astype(np.int32)
+    return identity, np.concatenate(joints).astype(np.int32)
 
 
 # -- how they are presented -----------------------------------------------------------------------

@@ -107,10 +107,22 @@ def settle(table: AtomTable) -> None:
       the other one is needed whenever it is there: it is always kept.
     - Joints of the same factors are the same, and the same joint has the same factors. (Where it
       was split in two ways that do not fit, this couples more than it must, never less.)
+    - What depends on itself stays.
 
     Raises:
       CouplingError: a channel that must stay free of all others turns out to be a joint.
     """
+    while table.settled != table.version:
+        _conclude(table)
+        *_, circles = _levels(table)
+        if len(circles):
+            table.freeze(circles[:, 1:].reshape(-1), _RESHAPED)
+    channel = table.find(table.joints[:, 0]) <= table.channels
+    if channel.any():
+        raise CouplingError(_RESHAPED.message)
+
+
+def _conclude(table: AtomTable) -> None:
     while table.settled != table.version:
         table.settled = table.version
         if not len(table.joints):
@@ -145,9 +157,28 @@ def settle(table: AtomTable) -> None:
         crossed &= (left != left[leader]) & (right != right[leader])
         table.unite(np.where(crossed, right, left), left[leader], _RESHAPED)
         table.unite(np.where(crossed, left, right), right[leader], _RESHAPED)
-    channel = table.find(table.joints[:, 0]) <= table.channels
-    if channel.any():
-        raise CouplingError(_RESHAPED.message)
+
+
+def levels(table: AtomTable) -> list[np.ndarray]:
+    """The joints, int [n, 3] of classes, such that factors come in an earlier part.
+
+    To be called when everything is settled.
+    """
+    return _levels(table)[:-1]
+
+
+def _levels(table: AtomTable) -> list[np.ndarray]:
+    """The joints level by level, and last those that depend on themselves."""
+    rows = np.column_stack([table.find(column) for column in table.joints.T])
+    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    found = []
+    while len(rows):
+        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
+        if not ready.any():
+            break
+        found.append(rows[ready])
+        rows = rows[~ready]
+    return [*found, rows]
 
 
 class Slots(NamedTuple):
@@ -182,22 +213,16 @@ def slots(table: AtomTable) -> Slots:
 def _slots(table: AtomTable) -> Slots:
     of_root = np.zeros(table.size, np.int64)
     of_root[1 : table.channels + 1] = np.arange(1, table.channels + 1)
-    rows = np.column_stack([table.find(column) for column in table.joints.T])
-    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
-    levels, count = [], table.channels + 1
-    while len(rows):
-        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
-        if not ready.any():
-            raise CouplingError(f"{_RESHAPED.message}: a position depends on itself")
-        now, rows = rows[ready], rows[~ready]
-        left, right = of_root[now[:, 1]], of_root[now[:, 2]]
+    products, count = [], table.channels + 1
+    for rows in levels(table):
+        left, right = of_root[rows[:, 1]], of_root[rows[:, 2]]
         both = (left > 0) & (right > 0)
-        of_root[now[:, 0]] = np.maximum(left, right)
-        of_root[now[both, 0]] = count + np.arange(both.sum())
+        of_root[rows[:, 0]] = np.maximum(left, right)
+        of_root[rows[both, 0]] = count + np.arange(both.sum())
         count += int(both.sum())
         if both.any():
-            levels.append(np.stack([left[both], right[both]], axis=1))
-    return Slots(of_root, tuple(levels))
+            products.append(np.stack([left[both], right[both]], axis=1))
+    return Slots(of_root, tuple(products))
 
 
 def _merge(table: AtomTable, block: Sequence[Axis]) -> Axis:
