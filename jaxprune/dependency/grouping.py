@@ -13,10 +13,13 @@ from jaxprune.dependency.joints import factors, levels, settle
 from jaxprune.dependency.program import Program, Step
 from jaxprune.dependency.rules import RULES
 
-_PARAMETERS = frozenset({"kernel", "weight", "w", "embedding", "bias", "b", "scale", "value"})
+_PARAMETERS = frozenset(
+    {"kernel", "weight", "w", "embedding", "embeddings", "table", "bias", "b", "scale"}
+)
 """What libraries call the parameters of a layer; other names are the layer's own."""
 
 _MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
+_EMBEDDING = "gather"  # of a parameter, with indices that are data
 
 
 class Produced(NamedTuple):
@@ -152,12 +155,13 @@ def _layers(
     for axes in input_axes:
         found.produced.extend(Produced(a, "input", ()) for a in axes if (a != FIXED).any())
     for step, times in program.walk():
-        # A product of parameters alone is a parameter: it produces and costs nothing.
-        if step.name not in _MULTIPLICATIONS or all(step.from_params):
+        # What is made of parameters alone is a parameter: it produces and costs nothing.
+        if step.name not in (*_MULTIPLICATIONS, _EMBEDDING) or all(step.from_params):
             continue
         rule = RULES[step.name]
         pairs = rule.summed(step.eqn) if rule.summed else []
-        found.terms.append(_multiply_adds(step, pairs, times / batch))
+        if step.name in _MULTIPLICATIONS:
+            found.terms.append(_multiply_adds(step, pairs, times / batch))
         for operand, axes in enumerate(step.inputs):
             summed = [d for pair in pairs for which, d in pair if which == operand]
             leaf = step.origins[operand]
@@ -376,7 +380,9 @@ def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) ->
 def _layer(path: str) -> str:
     """The path of the layer that a parameter belongs to: "block/conv" of "block/conv/kernel"."""
     parts = path.split("/")
-    while len(parts) > 1 and parts[-1] in _PARAMETERS:
+    if parts[-1] == "value" and parts[-2:-1] and parts[-2] in _PARAMETERS:
+        parts.pop()  # Flax NNX: "conv/kernel/value"
+    if len(parts) > 1 and parts[-1] in _PARAMETERS:
         parts.pop()
     return "/".join(parts)
 
