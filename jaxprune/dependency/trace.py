@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Reason, fixed_axis
 from jaxprune.dependency.grouping import build_structure
@@ -43,7 +44,8 @@ def trace(
       The structure. `print` shows it as a table.
 
     Raises:
-      ValueError: a pattern in `ignore` matches no layer.
+      ValueError: a pattern in `ignore` matches no layer, or the function returns nothing that
+        depends on the parameters.
     """
     leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves = [_abstract(leaf) for _, leaf in leaves_with_paths]
@@ -64,6 +66,7 @@ def trace(
         batch_first = [fixed_axis(size) for size in leaf.shape[:1]]
         axes.append((*batch_first, *(free(size) for size in leaf.shape[1:])))
     program = _analyse(table, apply, treedef, leaves, inputs_tree, input_leaves, axes)
+    _check_dependence(program, len(leaves))
     for axis in (axis for output in program.outputs for axis in output):
         table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
     return build_structure(
@@ -157,6 +160,20 @@ def _analyse(table, fn, treedef, leaves, inputs_tree, inputs, axes, out_tree=Non
     program = analyse(table, jaxpr, axes, origins)
     settle(table)
     return program
+
+
+def _check_dependence(program: Program, num_leaves: int) -> None:
+    """Raises ValueError unless some output depends on some parameter."""
+    dependent = set(program.jaxpr.invars[:num_leaves])
+    for step in program.steps:
+        if any(not isinstance(var, Literal) and var in dependent for var in step.eqn.invars):
+            dependent.update(step.eqn.outvars)
+    outputs = [var for var in program.jaxpr.outvars if not isinstance(var, Literal)]
+    if not dependent.intersection(outputs):
+        raise ValueError(
+            "the function returns nothing that depends on its parameters: trace a function "
+            "apply(params, *inputs) that returns the network's predictions"
+        )
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
