@@ -75,11 +75,11 @@ class Transformer(eqx.Module):
     block: TransformerBlock
     head: eqx.nn.Linear
 
-    def __init__(self, key):
+    def __init__(self, key, width=10, heads=3, hidden=14):
         keys = jax.random.split(key, 3)
-        self.embed = eqx.nn.Linear(5, 10, key=keys[0])
-        self.block = TransformerBlock(10, 3, 14, keys[1])
-        self.head = eqx.nn.Linear(10, 4, key=keys[2])
+        self.embed = eqx.nn.Linear(5, width, key=keys[0])
+        self.block = TransformerBlock(width, heads, hidden, keys[1])
+        self.head = eqx.nn.Linear(width, 4, key=keys[2])
 
     def __call__(self, x, *, key=None):
         x = self.block(jax.vmap(self.embed)(x), key=key)

@@ -138,15 +138,15 @@ def resnet_groupnorm():
         "ResNetBlock_1/Conv_0": (),
         "ResNetBlock_1/conv_proj": (),
     }
-    return from_linen(ResNet((1, 1), ResNetBlock, groups=4), normal(BATCH, 8, 8, 3), least)
+    return from_linen(ResNet((1, 1), ResNetBlock, 12, groups=4), normal(BATCH, 8, 8, 3), least)
 
 
 def resnext():
     module = ResNet(
-        (1, 1), partial(BottleneckResNetBlock, cardinality=4, outputs=20), num_filters=8
+        (1, 1), partial(BottleneckResNetBlock, cardinality=4, outputs=20), num_filters=12
     )
     least = {
-        "conv_init": (8,),
+        "conv_init": (12,),
         "BottleneckResNetBlock_0/Conv_0": (),
         "BottleneckResNetBlock_0/Conv_1": (),
         "BottleneckResNetBlock_0/Conv_2": (20,),

@@ -70,17 +70,19 @@ def unet_resize():
 
 
 class Autoencoder(nn.Module):
+    encoder: tuple[int, int] = (8, 12)
     latents: int = 7
+    decoder: tuple[int, int] = (10, 9)
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        x = nn.relu(nn.Conv(8, (3, 3), strides=(2, 2), name="encode0")(x))
-        x = nn.relu(nn.Conv(12, (3, 3), strides=(2, 2), name="encode1")(x))
+        x = nn.relu(nn.Conv(self.encoder[0], (3, 3), strides=(2, 2), name="encode0")(x))
+        x = nn.relu(nn.Conv(self.encoder[1], (3, 3), strides=(2, 2), name="encode1")(x))
         x = x.reshape((x.shape[0], -1))
         z = nn.Dense(self.latents, name="latent")(x)
-        x = nn.relu(nn.Dense(2 * 2 * 10, name="unflatten")(z))
-        x = x.reshape((x.shape[0], 2, 2, 10))
-        x = nn.relu(nn.ConvTranspose(9, (3, 3), strides=(2, 2), name="decode0")(x))
+        x = nn.relu(nn.Dense(2 * 2 * self.decoder[0], name="unflatten")(z))
+        x = x.reshape((x.shape[0], 2, 2, self.decoder[0]))
+        x = nn.relu(nn.ConvTranspose(self.decoder[1], (3, 3), strides=(2, 2), name="decode0")(x))
         return nn.ConvTranspose(3, (3, 3), strides=(2, 2), name="decode1")(x)
 
 

@@ -48,30 +48,37 @@ def temporal_cnn():
 class TextGRU(nn.Module):
     """Tokens to an embedding, a recurrent layer, and a class."""
 
+    embedding: int = 7
+    hidden: int = 9
+
     @nn.compact
     def __call__(self, tokens, train: bool = False):
-        x = nn.Embed(num_embeddings=11, features=7, name="embedding")(tokens)
-        x = nn.RNN(nn.GRUCell(features=9), name="recurrent")(x)
+        x = nn.Embed(num_embeddings=11, features=self.embedding, name="embedding")(tokens)
+        x = nn.RNN(nn.GRUCell(features=self.hidden), name="recurrent")(x)
         x = nn.Dropout(0.3, deterministic=not train)(x[:, -1])
         return nn.Dense(4, name="head")(x)
 
 
 def gru_embedding():
-    """`nn.RNN` keeps its cell's parameters beside its own name."""
+    """`nn.RNN` keeps its cell's parameters beside its own name; its carry has single precision."""
     least = {"embedding": (7,), "GRUCell_0/hn": (9,)}
-    return from_linen(TextGRU(), integers(BATCH, 6, below=11), least)
+    return from_linen(TextGRU(), integers(BATCH, 6, below=11), least, double=False)
 
 
 class BidirectionalLSTM(nn.Module):
+    forward: int = 8
+    backward: int = 6
+    hidden: int = 10
+
     @nn.compact
     def __call__(self, x, train: bool = False):
-        forward = nn.RNN(nn.OptimizedLSTMCell(8, name="forward"))
-        backward = nn.RNN(nn.LSTMCell(6, name="backward"))
+        forward = nn.RNN(nn.OptimizedLSTMCell(self.forward, name="forward"))
+        backward = nn.RNN(nn.LSTMCell(self.backward, name="backward"))
         x = nn.Bidirectional(forward, backward)(x)
-        x = nn.relu(nn.Dense(10, name="hidden")(jnp.max(x, axis=1)))
+        x = nn.relu(nn.Dense(self.hidden, name="hidden")(jnp.max(x, axis=1)))
         return nn.Dense(4, name="head")(x)
 
 
 def lstm_bidirectional():
     least = {"forward/hi": (8,), "backward/hi": (6,), "hidden": (10,)}
-    return from_linen(BidirectionalLSTM(), normal(BATCH, 6, 5), least)
+    return from_linen(BidirectionalLSTM(), normal(BATCH, 6, 5), least, double=False)

@@ -26,6 +26,7 @@ class Network:
         `variables` that training changes without a gradient (running statistics).
       least: what must be prunable at least: {layer: the sizes of different groups that it belongs
         to}. Where there are no sizes, any group will do.
+      double: can it run in double precision?
     """
 
     apply: Callable[[Any, Any], Any]
@@ -34,6 +35,7 @@ class Network:
     y: Any
     loss: Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
     least: Mapping[str, tuple[int, ...]]
+    double: bool = True
 
     @property
     def stateful(self) -> bool:
@@ -89,6 +91,7 @@ def from_linen(
     least: Mapping[str, tuple[int, ...]],
     y: Any = None,
     error: Callable[[Any, Any], Any] = cross_entropy,
+    double: bool = True,
 ) -> Network:
     """A network from a Linen module that is called as `module(x, train=...)`."""
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
@@ -104,4 +107,4 @@ def from_linen(
         return error(predictions, y), dict(state)
 
     labels = integers(BATCH, below=4) if y is None else y
-    return Network(apply, randomise(shapes), x, labels, loss, least)
+    return Network(apply, randomise(shapes), x, labels, loss, least, double)

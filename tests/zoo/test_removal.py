@@ -17,7 +17,10 @@ from zoo.removal import (
     training_step,
 )
 
-SLOW_TO_TRAIN: set[str] = set()
+SLOW_TO_TRAIN = set(
+    """vgg resnet_bottleneck densenet convnext mobilenet_v3 shufflenet_v2 unet unet_resize vit
+    temporal_cnn""".split()  # noqa: SIM905 - names read better as words
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,18 +43,19 @@ def test_inference(name):
     [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_TRAIN)) for name in NAMES],
 )
 def test_training_step(name):
-    """Loss, updated parameters and new statistics, in double precision."""
+    """Loss, updated parameters and new statistics, in double precision where it has that."""
     network, structure = traced(name)
     masks = random_masks(structure, 1)
     step = training_step(network)
-    with jax.enable_x64(True):
-        variables, x, y = doubles((network.variables, network.x, network.y))
-        masks = {group: jnp.asarray(mask, jnp.float64) for group, mask in masks.items()}
+    tolerance = 1e-9 if network.double else 2e-5
+    with jax.enable_x64(network.double):
+        arguments = network.variables, network.x, network.y, masks
+        variables, x, y, masks = doubles(arguments) if network.double else arguments
         big, big_loss = quick_jit(masked(step, structure))(variables, masks, x, y)
         small = compact(step, structure, variables, masks)
         little, little_loss = quick_jit(small)(small.params, x, y)
-        assert_close(little_loss, big_loss, tolerance=1e-9)
-        assert_close(little, sliced(structure, big, masks), tolerance=1e-9)
+        assert_close(little_loss, big_loss, tolerance=tolerance)
+        assert_close(little, sliced(structure, big, masks), tolerance=tolerance)
 
 
 @pytest.mark.slow
