@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dependency.checks import assert_close, check_removal, quick_jit, random_masks, sliced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dependency.checks import assert_close, check_removal, quick_jit, random_masks, sliced
 from jaxprune import CouplingError, compact, masked, models, trace
 
 QUICK = {

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dependency.checks import assert_close, check_removal, random_masks
 
+from dependency.checks import assert_close, check_removal, random_masks
 from jaxprune import compact, masked, trace
 
 _RNG = np.random.default_rng(3)
