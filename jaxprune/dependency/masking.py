@@ -81,7 +81,10 @@ class Masked:
         # Masks that are known to keep everything change nothing, not even what is compiled.
         self._partial = not all(_keeps_all(mask) for mask in self._masks)
         self._ends = np.cumsum([group.size for group in structure.groups])
-        self._whole: tuple[Any, Any] | None = None  # the slots it was made for, the vector
+        self._first = jnp.concatenate([jnp.ones(1), *self._masks]) if self._masks else jnp.ones(1)
+        # Made here and not where it is needed: that may be inside a loop, whose values end with it.
+        self._slots = slots(table)
+        self._whole = self._slots.extend(self._first, jnp) if self._partial else self._first
 
     def constant(self, value: Any, axes: Axes) -> Any:
         """Constants stay whole."""
@@ -163,10 +166,8 @@ class Masked:
                 if np.array_equal(entries, np.tile(np.arange(end - size + 1, end + 1), repeats)):
                     return jnp.tile(mask, repeats) if repeats > 1 else mask
         known = slots(self.table)
-        if self._whole is None or self._whole[0] is not known:
-            first = jnp.concatenate([jnp.ones(1), *self._masks])
-            self._whole = known, known.extend(first, jnp)
-        return self._whole[1][entries]
+        whole = self._whole if known is self._slots else known.extend(self._first, jnp)
+        return whole[entries]
 
 
 def _keeps_all(mask: Any) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.dependency.atoms import FIXED, AtomTable, Reason, fixed_axis
+from jaxprune.dependency.atoms import FIXED, AtomTable, CouplingError, Reason, fixed_axis
 from jaxprune.dependency.grouping import build_structure
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.joints import settle
@@ -21,6 +21,7 @@ def trace(
     *inputs: Any,
     prune_inputs: bool = False,
     ignore: Sequence[str] = (),
+    also: Sequence[Callable[..., Any]] = (),
 ) -> Structure:
     """Finds which channels of a network must be removed together.
 
@@ -39,6 +40,9 @@ def trace(
       prune_inputs: may features of the inputs be removed? They then form groups of their own, named
         "input". Works for inputs that a matrix product or convolution reads by features.
       ignore: `fnmatch` patterns of layer paths whose channels must all stay.
+      also: other functions `fn(params, *inputs)` that will be made masked or compact, such as the
+        training mode. They are needed where they use parameters that `apply` does not touch, as
+        Haiku's BatchNorm does: only through them is it known which channels these have.
 
     Returns:
       The structure. `print` shows it as a table.
@@ -67,6 +71,8 @@ def trace(
         axes.append((*batch_first, *(free(size) for size in leaf.shape[1:])))
     program = _analyse(table, apply, treedef, leaves, inputs_tree, input_leaves, axes)
     _check_dependence(program, len(leaves))
+    for fn in also:
+        _analyse(table, fn, treedef, leaves, inputs_tree, input_leaves, axes)
     for axis in (axis for output in program.outputs for axis in output):
         table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
     return build_structure(
@@ -132,7 +138,13 @@ def analyse_call(
         for shape, leaf in zip(structure.shapes, params, strict=True)
     ]
     out_tree: list[Any] = []
-    program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
+    try:
+        program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
+    except CouplingError as error:
+        raise CouplingError(
+            f"{error}: the function ties channels to each other, or to positions that stay, which "
+            "the structure holds to be free; trace the network with `also=[...]` this function"
+        ) from None
     return table, program, out_tree[0]
 
 

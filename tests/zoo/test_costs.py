@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dependency.checks import random_masks
 from jaxprune import compact, costs
 from zoo import NAMES, counting
 from zoo.network import BATCH
-from zoo.removal import random_masks, traced
+from zoo.removal import traced
 
 
 @pytest.mark.parametrize("name", NAMES)

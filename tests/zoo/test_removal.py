@@ -5,17 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dependency.checks import assert_close, quick_jit, random_masks, sliced
 from jaxprune import compact, masked
 from zoo import NAMES
-from zoo.removal import (
-    assert_close,
-    doubles,
-    quick_jit,
-    random_masks,
-    sliced,
-    traced,
-    training_step,
-)
+from zoo.removal import doubles, traced, training_step
 
 SLOW_TO_TRAIN = set(
     """vgg resnet_bottleneck densenet convnext mobilenet_v3 shufflenet_v2 unet unet_resize vit
@@ -28,8 +21,14 @@ def test_inference(name):
     """Full masks change no bit; masked equals compact."""
     network, structure = traced(name)
     function = quick_jit(masked(network.apply, structure))
-    whole = function(network.variables, structure.full_masks(), network.x)
-    np.testing.assert_array_equal(whole, quick_jit(network.apply)(network.variables, network.x))
+    everything, dense = structure.full_masks(), quick_jit(network.apply)
+    whole = quick_jit(lambda v, x: masked(network.apply, structure)(v, everything, x))
+    np.testing.assert_array_equal(
+        whole(network.variables, network.x), dense(network.variables, network.x)
+    )
+    assert_close(
+        function(network.variables, everything, network.x), dense(network.variables, network.x)
+    )
 
     masks = random_masks(structure, 0)
     small = compact(network.apply, structure, network.variables, masks)

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from dependency.checks import assert_close, quick_jit
 from jaxprune import Structure, compact, masked
 from zoo import linen_classifiers, linen_images, linen_mobile, linen_sequences, linen_tokens
 from zoo import linen_transforms as transforms
-from zoo.removal import assert_close, quick_jit, traced
+from zoo.removal import traced
 
 Keep = np.ndarray | None
 """bool [size]: the positions of an axis that are kept; None keeps all."""
