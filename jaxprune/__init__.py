@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from jaxprune.errors import UserError
     from jaxprune.evaluate import Scores
-    from jaxprune.export import LoadedNetwork, load
+    from jaxprune.export import LoadedNetwork, load, save
     from jaxprune.limits import Kept, Limits
     from jaxprune.problem import Archive, Problem, SearchResult, best, make_problem
     from jaxprune.pruning import prune
@@ -62,6 +62,7 @@ __all__ = [
     "make_problem",
     "masked",
     "prune",
+    "save",
     "select",
     "trace",
 ]
@@ -73,7 +74,7 @@ _HOMES = {
     ),
     "jaxprune.errors": "UserError",
     "jaxprune.evaluate": "Scores",
-    "jaxprune.export": "LoadedNetwork load",
+    "jaxprune.export": "LoadedNetwork load save",
     "jaxprune.limits": "Kept Limits",
     "jaxprune.problem": "Archive Problem SearchResult best make_problem",
     "jaxprune.pruning": "prune",

@@ -497,7 +497,7 @@ def _export(job: Job, small: CompactNetwork, folder: RunFolder) -> None:
             "std": np.asarray(job.dataset.std).tolist(),
         },
     }
-    export.save_model(Path(folder.path) / "model", small, x, metadata)
+    export.save(Path(folder.path) / "model", small, x, metadata)
 
 
 def _device() -> str:

@@ -45,7 +45,7 @@ def saved(tmp_path_factory):
     masks = {first: np.array([1, 0, 0, 1, 0, 1]), second: np.array([1, 1, 0, 1, 1])}
     small = compact(mlp, structure, params, masks)
     run = tmp_path_factory.mktemp("run")
-    export.save_model(run / "model", small, np.zeros((2, 4), np.float32), {"classes": ["a", "b"]})
+    export.save(run / "model", small, np.zeros((2, 4), np.float32), {"classes": ["a", "b"]})
     kept = [np.flatnonzero(masks[first]), np.flatnonzero(masks[second])]
     expected = [
         (params[0][0][:, kept[0]], params[0][1][kept[0]]),
@@ -122,7 +122,7 @@ def test_bundled_networks_with_trained_parameters(tmp_path, name, shape):
     masks = {group.name: np.arange(group.size) % 3 == 0 for group in structure.groups}
     small = compact(network.apply, structure, variables, masks)
     small = dataclasses.replace(small, params=jax.tree.map(lambda leaf: leaf + 0.01, small.params))
-    export.save_model(tmp_path / "model", small, x)
+    export.save(tmp_path / "model", small, x)
     loaded = export.load(tmp_path / "model")
     np.testing.assert_allclose(
         loaded(loaded.params, x[:3]), jax.jit(small)(small.params, x[:3]), rtol=1e-4, atol=1e-5

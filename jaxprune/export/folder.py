@@ -25,12 +25,12 @@ from jax import export as jax_export
 from jaxprune import checkpoint
 from jaxprune.dependency import CompactNetwork
 from jaxprune.errors import UserError
+from jaxprune.export import program
 
 _ARRAYS = "arrays"
 _WIDTHS = "widths.json"
 _PROGRAM = "model.stablehlo"
 _FORMAT = 1
-_PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class LoadedNetwork:
         kept: {group: indices of the channels that are left, in the dense network}.
         input_shape: Shape of one example, without the batch axis.
         input_dtype: Data type of the examples.
-        metadata: What the caller of `save_model` added.
+        metadata: What the caller of `save` added.
     """
 
     params: Any
@@ -73,10 +73,10 @@ class LoadedNetwork:
         return self._program.call(params, jax.numpy.asarray(x, self.input_dtype))
 
 
-def save_model(
+def save(
     path: str | os.PathLike[str],
     small: CompactNetwork,
-    example_x: Any,
+    x: Any,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a compact network to a folder from which `load` brings it back.
@@ -86,7 +86,7 @@ def save_model(
         small: The network, with the parameters to save. `small(params, x)` must treat the examples
             of a batch independently, as any network in inference mode does: the batch size is made
             free by mapping over examples.
-        example_x: Any batch of inputs, `[B, ...]`; only its shape and type matter.
+        x: Any batch of inputs, `[B, ...]`; only its shape and type matter.
         metadata: Anything that JSON can hold.
 
     Raises:
@@ -94,23 +94,23 @@ def save_model(
     """
     path = Path(path).expanduser().resolve()
     path.mkdir(parents=True, exist_ok=True)
-    example_shape, dtype = np.shape(example_x)[1:], np.dtype(jax.numpy.result_type(example_x))
-    program = _program(small, example_shape, dtype)
+    example_shape, dtype = np.shape(x)[1:], np.dtype(jax.numpy.result_type(x))
+    serialized = _program(small, example_shape, dtype)
     description = {
         "format": _FORMAT,
         "widths": dict(small.widths),
         "kept": {name: np.flatnonzero(mask).tolist() for name, mask in small.masks.items()},
         "input": {"shape": list(example_shape), "dtype": dtype.name},
-        "program": {"crc32": zlib.crc32(program), "platforms": list(_PLATFORMS)},
+        "program": {"crc32": zlib.crc32(serialized), "platforms": list(program.PLATFORMS)},
         "metadata": dict(metadata or {}),
     }
     checkpoint.save(path / _ARRAYS, small.params)
-    (path / _PROGRAM).write_bytes(program)
+    (path / _PROGRAM).write_bytes(serialized)
     (path / _WIDTHS).write_text(json.dumps(description, indent=1) + "\n")
 
 
 def load(path: str | os.PathLike[str]) -> LoadedNetwork:
-    """Reads a network that `save_model` wrote; needs none of the code that made it.
+    """Reads a network that `save` wrote; needs none of the code that made it.
 
     Args:
         path: The folder of the model, or that of a run, which holds it as ``model``.
@@ -135,7 +135,6 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
         serialized = (folder / _PROGRAM).read_bytes()
         if zlib.crc32(serialized) != description["program"]["crc32"]:
             raise ValueError(f"{_PROGRAM} is not what was written")
-        program = jax_export.deserialize(bytearray(serialized))
         return LoadedNetwork(
             params=checkpoint.load(folder / _ARRAYS),
             widths=description["widths"],
@@ -143,7 +142,7 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
             input_shape=tuple(description["input"]["shape"]),
             input_dtype=np.dtype(description["input"]["dtype"]),
             metadata=description["metadata"],
-            _program=program,
+            _program=jax_export.deserialize(bytearray(serialized)),
         )
     except UserError:
         raise
@@ -159,21 +158,12 @@ def _program(small: CompactNetwork, example_shape: tuple[int, ...], dtype: np.dt
     treedef: Any = jax.tree.structure(small.params)
     # The plain tree may hold the leaves in another order: number them to find them again.
     order = jax.tree.leaves(checkpoint.plain(treedef.unflatten(range(treedef.num_leaves))))
+    network = program.over_examples(small)
 
-    def network(params: Any, x: Any) -> Any:
+    def plain_network(params: Any, x: Any) -> Any:
         leaves = dict(zip(order, jax.tree.leaves(params), strict=True))
-        small_params = treedef.unflatten([leaves[place] for place in range(len(order))])
-        # A compact network is specialised to the shapes of its arguments. One example has a known
-        # shape; mapping over examples leaves their number open.
-        one = jax.vmap(lambda example: small(small_params, example[None]))(x)
-        return jax.tree.map(lambda outputs: outputs[:, 0], one)
+        return network(treedef.unflatten([leaves[place] for place in range(len(order))]), x)
 
-    plain_shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf)),
-        checkpoint.plain(small.params),
-    )
-    batch = jax_export.symbolic_shape("batch")
-    exported = jax_export.export(jax.jit(network), platforms=_PLATFORMS)(
-        plain_shapes, jax.ShapeDtypeStruct((*batch, *example_shape), dtype)
-    )
+    plain_shapes = jax.tree.map(program.abstract, checkpoint.plain(small.params))
+    exported = program.export(plain_network, plain_shapes, example_shape, dtype)
     return bytes(exported.serialize())
