@@ -90,36 +90,48 @@ def from_nnx(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
     return apply, {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
 
-def from_equinox(model: Any, **kwargs: Any) -> tuple[Apply, Any]:
+def from_equinox(model: Any, state: Any = None, **kwargs: Any) -> tuple[Apply, Any]:
     """An Equinox model as a function of its arrays.
 
     Example:
       ```python
       model = CNN(jax.random.key(0))  # called as model(x) for one example
-      apply, params = jaxprune.from_equinox(model)
-      structure = jaxprune.trace(apply, params, x)  # x is a batch
-      small = jaxprune.compact(apply, structure, params, masks)
+      apply, variables = jaxprune.from_equinox(model)
+      structure = jaxprune.trace(apply, variables, x)  # x is a batch
+      small = jaxprune.compact(apply, structure, variables, masks)
       logits = small(small.params, x)
+      ```
+
+      With a state, such as that of `eqx.nn.BatchNorm`:
+
+      ```python
+      model, state = eqx.nn.make_with_state(CNN)(jax.random.key(0))  # called as model(x, state)
+      apply, variables = jaxprune.from_equinox(model, state)
       ```
 
     Args:
       model: a callable `eqx.Module` for one example, as Equinox's layers are. It is used in
-        inference mode. Layers that carry a state (`eqx.nn.BatchNorm`) are not covered: write
-        `apply(variables, x)` for them by hand.
+        inference mode.
+      state: its state, if it has one. The model then takes it behind the inputs, and returns the
+        new one beside its output.
       **kwargs: passed to every call.
 
     Returns:
-      `apply(params, *inputs)`, mapped over the leading axis of every input, and the params: the
-      model with its floating point arrays alone, as `eqx.partition` leaves it.
+      `apply(variables, *inputs)`, mapped over the leading axis of every input, and the variables:
+      the model with its floating point arrays alone, as `eqx.partition` leaves it, or `{"params":
+      that model, "state": state}` where there is a state.
     """
     equinox: Any = _library("equinox", "equinox")
     params, static = equinox.partition(equinox.nn.inference_mode(model), equinox.is_inexact_array)
 
-    def apply(params: Any, *inputs: Any) -> Any:
-        whole = equinox.combine(params, static)
-        return jax.vmap(lambda *example: whole(*example, **kwargs))(*inputs)
+    def apply(variables: Any, *inputs: Any) -> Any:
+        if state is None:
+            whole = equinox.combine(variables, static)
+            return jax.vmap(lambda *example: whole(*example, **kwargs))(*inputs)
+        whole, now = equinox.combine(variables["params"], static), variables["state"]
+        return jax.vmap(lambda *example: whole(*example, now, **kwargs)[0])(*inputs)
 
-    return apply, params
+    return apply, params if state is None else {"params": params, "state": state}
 
 
 def from_haiku(

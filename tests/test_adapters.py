@@ -149,6 +149,33 @@ def test_equinox():
     assert small.params.head.layers[1].weight.shape == (4, 4)
 
 
+def test_equinox_with_state():
+    eqx = pytest.importorskip("equinox")
+
+    class CNN(eqx.Module):
+        stem: eqx.nn.Conv2d
+        norm: eqx.nn.BatchNorm
+        head: eqx.nn.Linear
+
+        def __init__(self, key):
+            first, second = jax.random.split(key)
+            self.stem = eqx.nn.Conv2d(3, 10, 3, key=first)
+            self.norm = eqx.nn.BatchNorm(10, axis_name="batch", mode="batch")
+            self.head = eqx.nn.Linear(10, 4, key=second)
+
+        def __call__(self, x, state):
+            x, state = self.norm(self.stem(x), state)
+            return self.head(jax.nn.relu(x).mean((1, 2))), state
+
+    model, state = eqx.nn.make_with_state(CNN)(jax.random.key(0))
+    apply, variables = jaxprune.from_equinox(model, state)
+    x = IMAGES.transpose(0, 3, 1, 2)
+    expected = jnp.stack([eqx.nn.inference_mode(model)(image, state)[0] for image in x])
+    structure, small = check(apply, variables, x, expected, {"stem": 10})
+    assert [leaf.shape for leaf in jax.tree.leaves(small.params["state"])] == [(), (5,), (5,)]
+    assert int(structure.param_counts.total(np.array([10]))) == 10 * 27 + 3 * 10 + 10 * 4 + 4
+
+
 def test_haiku():
     hk = pytest.importorskip("haiku")
     network = hk.transform(lambda x: hk.nets.MLP([12, 4])(hk.Flatten()(x)))

@@ -13,7 +13,7 @@ from jaxprune.dependency.groups import Masks, Structure
 from jaxprune.dependency.joints import slots
 from jaxprune.dependency.program import Step, call, evaluate
 from jaxprune.dependency.rules import RULES, bind
-from jaxprune.dependency.trace import analyse_call
+from jaxprune.dependency.trace import analyse_call, dtype_of
 
 
 def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
@@ -178,4 +178,4 @@ def _keeps_all(mask: Any) -> bool:
 def signature(arguments: Any) -> Any:
     """The tree, shapes and dtypes of arguments: what an analysis of a call depends on."""
     leaves, tree = jax.tree.flatten(arguments)
-    return tree, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return tree, tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)

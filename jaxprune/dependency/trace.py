@@ -134,7 +134,7 @@ def analyse_call(
         else:
             axes.append(tuple(table.fresh(size) for size in leaf.shape))
     whole = [
-        jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
+        jax.ShapeDtypeStruct(shape, dtype_of(leaf))
         for shape, leaf in zip(structure.shapes, params, strict=True)
     ]
     out_tree: list[Any] = []
@@ -146,6 +146,11 @@ def analyse_call(
             "the structure holds to be free; trace the network with `also=[...]` this function"
         ) from None
     return table, program, out_tree[0]
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The type of an array, or of what a Python number becomes."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:

@@ -61,6 +61,12 @@ OF_ONE = {
     "scatter_min": lambda h: h.at[:, np.array([1, 4])].min(0.5),
     "scatter_max": lambda h: h.at[:, np.array([1, 4])].max(0.5),
     "scatter_sub": lambda h: h.at[:, np.array([1, 4])].subtract(0.5),
+    **{
+        name: lambda h, function=function: (
+            h - jax.vmap(lambda row: function(row, "batch"), axis_name="batch", out_axes=None)(h)
+        )
+        for name, function in (("psum", lax.pmean), ("pmax", lax.pmax), ("pmin", lax.pmin))
+    },
     "while": lambda h: lax.while_loop(lambda c: c.sum() < 50, lambda c: 2 * c, h),
     "reduce_window_sum": lambda h: lax.reduce_window(h, 0.0, lax.add, (2, 1), (1, 1), "SAME"),
     "reduce_window_min": lambda h: lax.reduce_window(h, jnp.inf, lax.min, (2, 1), (1, 1), "SAME"),

@@ -18,7 +18,7 @@ _HOMES = {
     "linen_transforms": "dropout_mlp remat_resnet scanned_mlp",
     "plain_jax": "dict_mlp conv3d conv3d_channels_first cond_experts llama",
     "nnx_networks": "nnx_cnn nnx_transformer",
-    "equinox_networks": "equinox_cnn equinox_transformer",
+    "equinox_networks": "equinox_cnn equinox_batchnorm equinox_transformer",
     "haiku_networks": "haiku_resnet haiku_mlp",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxprune.adapters import from_equinox
@@ -47,6 +48,64 @@ class CNN(eqx.Module):
 def equinox_cnn():
     least = {"stem": (), "conv": (10,), "mlp/layers/0": (12,), "mlp/layers/1": (12,)}
     return network(CNN(jax.random.key(0)), normal(BATCH, 3, 8, 8), least)
+
+
+class ResidualBlock(eqx.Module):
+    conv1: eqx.nn.Conv2d
+    norm1: eqx.nn.BatchNorm
+    conv2: eqx.nn.Conv2d
+    norm2: eqx.nn.BatchNorm
+
+    def __init__(self, width, hidden, key):
+        first, second = jax.random.split(key)
+        self.conv1 = eqx.nn.Conv2d(width, hidden, 3, padding=1, use_bias=False, key=first)
+        self.norm1 = eqx.nn.BatchNorm(hidden, axis_name="batch", mode="batch")
+        self.conv2 = eqx.nn.Conv2d(hidden, width, 3, padding=1, use_bias=False, key=second)
+        self.norm2 = eqx.nn.BatchNorm(width, axis_name="batch", mode="batch")
+
+    def __call__(self, x, state):
+        y, state = self.norm1(self.conv1(x), state)
+        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
+        return jax.nn.relu(x + y), state
+
+
+class ResNet(eqx.Module):
+    stem: eqx.nn.Conv2d
+    block: ResidualBlock
+    head: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jax.random.split(key, 3)
+        self.stem = eqx.nn.Conv2d(3, 8, 3, padding=1, key=keys[0])
+        self.block = ResidualBlock(8, 10, keys[1])
+        self.head = eqx.nn.Linear(8, 4, key=keys[2])
+
+    def __call__(self, x, state):
+        x, state = self.block(jax.nn.relu(self.stem(x)), state)
+        return self.head(x.mean(axis=(1, 2))), state
+
+
+def equinox_batchnorm():
+    model, state = eqx.filter_jit(eqx.nn.make_with_state(ResNet))(jax.random.key(0))
+    apply, shapes = from_equinox(model, state)
+    _, static = eqx.partition(model, eqx.is_inexact_array)
+    rng = np.random.default_rng(5)
+
+    def fill(leaf):  # statistics, positive so that they can be variances; counters stay
+        values = rng.uniform(0.5, 1.5, leaf.shape) if leaf.ndim else np.asarray(leaf)
+        return jnp.asarray(values, leaf.dtype)
+
+    variables = {"params": randomise(shapes["params"]), "state": jax.tree.map(fill, state)}
+
+    def loss(variables, x, y):
+        trained = eqx.combine(variables["params"], static)
+        batched = jax.vmap(trained, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+        logits, state = batched(x, variables["state"])
+        return cross_entropy(logits, y), {"state": state}
+
+    least = {"stem": (8,), "block/conv1": (10,), "block/conv2": (8,)}
+    x = normal(BATCH, 3, 8, 8)
+    return Network(apply, variables, x, integers(BATCH, below=4), loss, least)
 
 
 class TransformerBlock(eqx.Module):

@@ -1,6 +1,7 @@
 """What the checks of removal share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -42,9 +43,18 @@ def training_step(network: Network) -> Callable[[Any, Any, Any], tuple[Any, Any]
     return step
 
 
-def doubles(tree: Any) -> Any:
-    """The floating point arrays of a tree in double precision."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float64) if jnp.result_type(leaf) == "float32" else leaf,
-        tree,
-    )
+@contextmanager
+def in_best_precision(network: Network) -> Iterator[tuple[Callable[[Any], Any], float]]:
+    """Double precision where the network has it: a converter of trees, and the tolerance.
+
+    In single precision, rounding can hide a mistake: a gradient may be zero but for it.
+    """
+
+    def double(leaf: Any) -> Any:
+        return jnp.asarray(leaf, jnp.float64) if jnp.result_type(leaf) == "float32" else leaf
+
+    with jax.enable_x64(network.double):
+        if network.double:
+            yield lambda tree: jax.tree.map(double, tree), 1e-9
+        else:
+            yield lambda tree: tree, 2e-5

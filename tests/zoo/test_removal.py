@@ -1,5 +1,7 @@
 """Masked and compact networks agree on every network of the zoo."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from dependency.checks import assert_close, quick_jit, random_masks, sliced
 from jaxprune import compact, masked
 from zoo import NAMES
-from zoo.removal import doubles, traced, training_step
+from zoo.removal import in_best_precision, traced, training_step
 
 SLOW_TO_TRAIN = set(
     """vgg resnet_bottleneck densenet convnext mobilenet_v3 shufflenet_v2 unet unet_resize vit
@@ -46,36 +48,37 @@ def test_training_step(name):
     network, structure = traced(name)
     masks = random_masks(structure, 1)
     step = training_step(network)
-    tolerance = 1e-9 if network.double else 2e-5
-    with jax.enable_x64(network.double):
-        arguments = network.variables, network.x, network.y, masks
-        variables, x, y, masks = doubles(arguments) if network.double else arguments
+    with in_best_precision(network) as (convert, tolerance):
+        variables, x, y, masks = convert((network.variables, network.x, network.y, masks))
         big, big_loss = quick_jit(masked(step, structure))(variables, masks, x, y)
         small = compact(step, structure, variables, masks)
         little, little_loss = quick_jit(small)(small.params, x, y)
-        assert_close(little_loss, big_loss, tolerance=tolerance)
-        assert_close(little, sliced(structure, big, masks), tolerance=tolerance)
+        assert_close(little_loss, big_loss, tolerance)
+        assert_close(little, sliced(structure, big, masks), tolerance)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient(name):
-    """The gradient in inference mode, with masks inside and outside of the differentiation."""
+    """The gradient in inference mode, of the masked and of the compact function."""
     network, structure = traced(name)
     masks = random_masks(structure, 2)
-    small = compact(network.apply, structure, network.variables, masks)
 
-    def gradient(apply, variables, *masks):
+    def gradient(apply, variables, x):
         params = variables["params"] if network.stateful else variables
 
         def objective(params):
             whole = {**variables, "params": params} if network.stateful else params
-            return jnp.sum(jnp.sin(apply(whole, *masks, network.x)))
+            return jnp.sum(jnp.sin(apply(whole, x)))
 
         found = jax.grad(objective)(params)
         return {**variables, "params": found} if network.stateful else found
 
-    function = masked(network.apply, structure)
-    big = quick_jit(lambda variables: gradient(function, variables, masks))(network.variables)
-    little = quick_jit(lambda variables: gradient(small, variables))(small.params)
-    assert_close(little, sliced(structure, big, masks), tolerance=5e-5)
+    with in_best_precision(network) as (convert, tolerance):
+        variables, x, masks = convert((network.variables, network.x, masks))
+        function = masked(network.apply, structure)
+        small = compact(network.apply, structure, variables, masks)
+        big = quick_jit(partial(gradient, lambda variables, x: function(variables, masks, x)))
+        little = quick_jit(partial(gradient, small))
+        expected = sliced(structure, big(variables, x), masks)
+        assert_close(little(small.params, x), expected, tolerance)
