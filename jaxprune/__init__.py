@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxprune.adapters import from_equinox, from_haiku, from_linen, from_nnx
     from jaxprune.dependency import (
         CompactNetwork,
         CouplingError,
@@ -53,6 +54,10 @@ __all__ = [
     "UserError",
     "best",
     "compact",
+    "from_equinox",
+    "from_haiku",
+    "from_linen",
+    "from_nnx",
     "load",
     "make_problem",
     "masked",
@@ -63,6 +68,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "jaxprune.adapters": "from_equinox from_haiku from_linen from_nnx",
     "jaxprune.dependency": (
         "CompactNetwork CouplingError Frozen Group Structure compact masked trace"
     ),

@@ -18,6 +18,7 @@ Axes = tuple[Axis, ...]
 """The atoms of a value: one array for each of its axes."""
 
 _NO_REASON = np.iinfo(np.int64).max
+_NO_JOINT = -1
 
 
 class CouplingError(ValueError):
@@ -52,7 +53,6 @@ class AtomTable:
     Attributes:
       channels: as given.
       given: how many atoms were given, joints included.
-      joints: int64 [n, 3]: atom, left and right factor of every joint.
       version: how often something was learned.
       settled: the version up to which conclusions were drawn.
     """
@@ -61,8 +61,6 @@ class AtomTable:
         pairs = np.zeros((0, 2), np.int64) if joints is None else np.asarray(joints, np.int64)
         self.channels = channels
         self.given = channels + len(pairs)
-        numbers = np.arange(channels + 1, self.given + 1)
-        self.joints = np.column_stack([numbers, pairs])
         self.version, self.settled = 1, 0
         self.cache: tuple[int, Any] | None = None  # what `joints.slots` computed for a version
         self.reasons: list[Reason] = []
@@ -72,6 +70,11 @@ class AtomTable:
         self._frozen = np.zeros(capacity, bool)
         self._frozen[FIXED] = True
         self._reason = np.full(capacity, _NO_REASON)
+        self._joint_of = np.full(capacity, _NO_JOINT)  # of each class: one of its rows in `joints`
+        self._joint_rows: list[np.ndarray] = []
+        self._num_joints = 0
+        numbers = np.arange(channels + 1, self.given + 1)
+        self.joints = np.column_stack([numbers, pairs])
 
     def fresh(self, size: int) -> Axis:
         """New removable atoms for an axis; an axis of one position is never removed."""
@@ -86,7 +89,39 @@ class AtomTable:
             self._parent = np.concatenate([self._parent, np.arange(len(self._parent), grown)])
             self._frozen = np.concatenate([self._frozen, np.zeros_like(self._frozen)])
             self._reason = np.concatenate([self._reason, np.full_like(self._reason, _NO_REASON)])
+            unknown = np.full_like(self._joint_of, _NO_JOINT)
+            self._joint_of = np.concatenate([self._joint_of, unknown])
         return np.arange(first, self._size)
+
+    @property
+    def joints(self) -> np.ndarray:
+        """int64 [n, 3]: atom, left and right factor of every joint."""
+        if len(self._joint_rows) > 1:
+            self._joint_rows = [np.concatenate(self._joint_rows)]
+        return self._joint_rows[0]
+
+    @joints.setter
+    def joints(self, rows: np.ndarray) -> None:
+        self._joint_rows = [rows]
+        self._num_joints = len(rows)
+        self._joint_of[:] = _NO_JOINT
+        self._joint_of[self.find(rows[::-1, 0])] = np.arange(len(rows))[::-1]  # the first counts
+
+    def add_joints(self, left: Axis, right: Axis) -> Axis:
+        """New atoms for positions that are kept if and only if both given ones are."""
+        atoms = self.allocate(len(left))
+        self._joint_rows.append(np.column_stack([atoms, left, right]))
+        self._joint_of[atoms] = self._num_joints + np.arange(len(atoms))
+        self._num_joints += len(atoms)
+        return atoms
+
+    def factors_of(self, roots: Axis) -> tuple[Axis, Axis]:
+        """The factors of classes that are known to be joints; those of others are 0."""
+        row = self._joint_of[roots]
+        known = row != _NO_JOINT
+        left, right = np.zeros_like(roots), np.zeros_like(roots)
+        left[known], right[known] = self.find(self.joints[row[known], 1:].T)
+        return left, right
 
     @property
     def size(self) -> int:
@@ -162,6 +197,8 @@ class AtomTable:
             if high.min() <= self.given:
                 raise CouplingError(_located(reason))
             np.minimum.at(self._parent, high, low)
+            known = self._joint_of[low] != _NO_JOINT
+            self._joint_of[low] = np.where(known, self._joint_of[low], self._joint_of[high])
             self.version += 1
             a, b = self.find(a), self.find(b)
         merged = np.concatenate([first_left, first_right])

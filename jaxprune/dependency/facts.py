@@ -141,7 +141,7 @@ def _divisor(eqn: JaxprEqn, facts: Sequence[Fact]) -> float | None:
     for place in places:
         if getattr(eqn.invars[place].aval, "shape", ()) == ():
             value = facts[place].value()
-            if value is not None and float(value) != 0:
+            if value is not None and np.isrealobj(value) and float(value) != 0:
                 return float(value) if eqn.primitive.name == "div" else 1 / float(value)
     return None
 

@@ -9,11 +9,17 @@ import numpy as np
 from jaxprune.dependency.atoms import FIXED, AtomTable, Axes, Axis, Reason
 from jaxprune.dependency.counting import Counts, counts, size_of
 from jaxprune.dependency.groups import NO_CHANNEL, Frozen, Group, Structure
-from jaxprune.dependency.joints import factors, settle
+from jaxprune.dependency.joints import factors, levels, settle
 from jaxprune.dependency.program import Program, Step
 from jaxprune.dependency.rules import RULES
 
+_PARAMETERS = frozenset(
+    {"kernel", "weight", "w", "embedding", "embeddings", "table", "bias", "b", "scale"}
+)
+"""What libraries call the parameters of a layer; other names are the layer's own."""
+
 _MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
+_EMBEDDING = "gather"  # of a parameter, with indices that are data
 
 
 class Produced(NamedTuple):
@@ -149,12 +155,13 @@ def _layers(
     for axes in input_axes:
         found.produced.extend(Produced(a, "input", ()) for a in axes if (a != FIXED).any())
     for step, times in program.walk():
-        # A product of parameters alone is a parameter: it produces and costs nothing.
-        if step.name not in _MULTIPLICATIONS or all(step.from_params):
+        # What is made of parameters alone is a parameter: it produces and costs nothing.
+        if step.name not in (*_MULTIPLICATIONS, _EMBEDDING) or all(step.from_params):
             continue
         rule = RULES[step.name]
         pairs = rule.summed(step.eqn) if rule.summed else []
-        found.terms.append(_multiply_adds(step, pairs, times / batch))
+        if step.name in _MULTIPLICATIONS:
+            found.terms.append(_multiply_adds(step, pairs, times / batch))
         for operand, axes in enumerate(step.inputs):
             summed = [d for pair in pairs for which, d in pair if which == operand]
             leaf = step.origins[operand]
@@ -291,26 +298,22 @@ def _identities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each class is, int32 [atoms]: a channel, a joint after them, or -1. And the joints."""
     identity = members.channel_of.copy()
-    rows = np.column_stack([table.find(column) for column in table.joints.T])
-    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    ordered = levels(table)
     wanted = np.zeros(table.size, bool)
     for axis in (axis for axes in values for axis in axes):
         wanted[table.find(axis)] = True
-    for _ in range(members.bases.shape[1]):
+    for rows in reversed(ordered):
         wanted[rows[wanted[rows[:, 0]], 1:]] = True
-    rows = rows[wanted[rows[:, 0]]]
-    count, joints = sum(map(len, members.groups)), []
-    while len(rows):
-        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
-        now, rows = rows[ready], rows[~ready]
-        left, right = identity[now[:, 1]], identity[now[:, 2]]
+    count, joints = sum(map(len, members.groups)), [np.zeros((0, 2), np.int32)]
+    for rows in ordered:
+        rows = rows[wanted[rows[:, 0]]]
+        left, right = identity[rows[:, 1]], identity[rows[:, 2]]
         both = (left != NO_CHANNEL) & (right != NO_CHANNEL)
-        identity[now[:, 0]] = np.maximum(left, right)
-        identity[now[both, 0]] = count + np.arange(both.sum())
+        identity[rows[:, 0]] = np.maximum(left, right)
+        identity[rows[both, 0]] = count + np.arange(both.sum())
         count += int(both.sum())
         joints.append(np.stack([left[both], right[both]], axis=1))
-    empty = np.zeros((0, 2), np.int32)
-    return identity, np.concatenate([empty, *joints]).astype(np.int32)
+    return identity, np.concatenate(joints).astype(np.int32)
 
 
 # -- how they are presented -----------------------------------------------------------------------
@@ -375,8 +378,13 @@ def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) ->
 
 
 def _layer(path: str) -> str:
-    """The path of the layer that a parameter belongs to."""
-    return path.rpartition("/")[0] or path
+    """The path of the layer that a parameter belongs to: "block/conv" of "block/conv/kernel"."""
+    parts = path.split("/")
+    if parts[-1] == "value" and parts[-2:-1] and parts[-2] in _PARAMETERS:
+        parts.pop()  # Flax NNX: "conv/kernel/value"
+    if len(parts) > 1 and parts[-1] in _PARAMETERS:
+        parts.pop()
+    return "/".join(parts)
 
 
 def _unique(items: Any) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Axis, CouplingError, Reason, fixed_axis
 
+_DEEPEST = 32  # joints within joints; a deeper one can only be a circle
 _RESHAPED = Reason("a reshape splits or merges channels in more than one way", "")
 
 
@@ -24,8 +25,7 @@ def join(table: AtomTable, left: Axis, right: Axis) -> Axis:
     if both.any():
         pairs = np.stack([table.find(left[both]), table.find(right[both])], axis=1)
         unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
-        atoms = table.allocate(len(unique))
-        table.joints = np.concatenate([table.joints, np.column_stack([atoms, unique])])
+        atoms = table.add_joints(unique[:, 0], unique[:, 1])
         out[both] = atoms[inverse.reshape(-1)]
     return out
 
@@ -60,39 +60,39 @@ def split(table: AtomTable, axis: Axis, sizes: Sequence[int], reason: Reason) ->
         return out
     if len(varying) == 1:
         return [_line(grid, d) if d in varying else fixed_axis(n) for d, n in enumerate(sizes)]
-    settle(table)
-    columns = [c.reshape(sizes) for c in factors(table, table.find(grid.reshape(-1))).T]
-    directions = [_varying(column) for column in columns]
-    if all(len(along) <= 1 for along in directions):  # it is such a product already
-        new = {d: fixed_axis(sizes[d]) for d in varying}
-        for column, along in zip(columns, directions, strict=True):
-            d = along[0] if along else varying[0]
-            new[d] = join(table, new[d], _line(column, d))
-    else:
-        new = {d: table.fresh(sizes[d]) for d in varying}
-        detail = _because(reason, "it splits an axis of channels")
-        table.unite(grid.reshape(-1), _product(table, new, sizes), detail)
-        settle(table)
+    columns = [column.reshape(sizes) for column in factors(table, roots.reshape(-1)).T]
+    new = {d: fixed_axis(sizes[d]) for d in varying}
+    for column in columns:
+        along = _varying(column) or varying[:1]
+        if len(along) == 1:
+            parts = [_line(column, along[0])]
+        elif len(columns) > 1:  # a factor that is split further
+            inside = [sizes[d] for d in along]
+            parts = split(table, _plane(column, along), inside, reason)
+        else:
+            parts = [table.fresh(sizes[d]) for d in along]
+            whole = _product(table, dict(zip(along, parts, strict=True)), sizes)
+            detail = _because(reason, "it splits an axis of channels")
+            table.unite(grid.reshape(-1), whole, detail)
+        for d, part in zip(along, parts, strict=True):
+            new[d] = join(table, new[d], part)
     return [new.get(d, fixed_axis(size)) for d, size in enumerate(sizes)]
 
 
 def factors(table: AtomTable, roots: np.ndarray) -> np.ndarray:
     """The atoms that are no joints which each position depends on: [n] -> [n, F], FIXED for none.
 
-    To be called when everything is settled, with the representatives of their classes.
+    To be called with the representatives of classes, and, to learn everything, when all is settled.
     """
-    rows = np.column_stack([table.find(column) for column in table.joints.T])
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
     columns = [roots]
-    for _ in range(len(rows) + 1):
+    for _ in range(_DEEPEST):
         expanded: list[np.ndarray] = []
         for column in columns:
-            place = np.minimum(np.searchsorted(rows[:, 0], column), max(len(rows) - 1, 0))
-            joint = rows[place, 0] == column if len(rows) else np.zeros(len(column), bool)
-            expanded.append(column.copy())
+            left, right = table.factors_of(column)
+            joint = left != FIXED
+            expanded.append(np.where(joint, left, column))
             if joint.any():
-                expanded[-1][joint] = rows[place[joint], 1]
-                expanded.append(np.where(joint, rows[place, 2], FIXED))
+                expanded.append(right)
         if len(expanded) == len(columns):
             return np.stack(columns, axis=1)
         columns = expanded
@@ -107,10 +107,22 @@ def settle(table: AtomTable) -> None:
       the other one is needed whenever it is there: it is always kept.
     - Joints of the same factors are the same, and the same joint has the same factors. (Where it
       was split in two ways that do not fit, this couples more than it must, never less.)
+    - What depends on itself stays.
 
     Raises:
       CouplingError: a channel that must stay free of all others turns out to be a joint.
     """
+    while table.settled != table.version:
+        _conclude(table)
+        *_, circles = _levels(table)
+        if len(circles):
+            table.freeze(circles[:, 1:].reshape(-1), _RESHAPED)
+    channel = table.find(table.joints[:, 0]) <= table.channels
+    if channel.any():
+        raise CouplingError(_RESHAPED.message)
+
+
+def _conclude(table: AtomTable) -> None:
     while table.settled != table.version:
         table.settled = table.version
         if not len(table.joints):
@@ -145,9 +157,28 @@ def settle(table: AtomTable) -> None:
         crossed &= (left != left[leader]) & (right != right[leader])
         table.unite(np.where(crossed, right, left), left[leader], _RESHAPED)
         table.unite(np.where(crossed, left, right), right[leader], _RESHAPED)
-    channel = table.find(table.joints[:, 0]) <= table.channels
-    if channel.any():
-        raise CouplingError(_RESHAPED.message)
+
+
+def levels(table: AtomTable) -> list[np.ndarray]:
+    """The joints, int [n, 3] of classes, such that factors come in an earlier part.
+
+    To be called when everything is settled.
+    """
+    return _levels(table)[:-1]
+
+
+def _levels(table: AtomTable) -> list[np.ndarray]:
+    """The joints level by level, and last those that depend on themselves."""
+    rows = np.column_stack([table.find(column) for column in table.joints.T])
+    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    found = []
+    while len(rows):
+        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
+        if not ready.any():
+            break
+        found.append(rows[ready])
+        rows = rows[~ready]
+    return [*found, rows]
 
 
 class Slots(NamedTuple):
@@ -182,22 +213,16 @@ def slots(table: AtomTable) -> Slots:
 def _slots(table: AtomTable) -> Slots:
     of_root = np.zeros(table.size, np.int64)
     of_root[1 : table.channels + 1] = np.arange(1, table.channels + 1)
-    rows = np.column_stack([table.find(column) for column in table.joints.T])
-    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
-    levels, count = [], table.channels + 1
-    while len(rows):
-        ready = ~np.isin(rows[:, 1:], rows[:, 0]).any(1)
-        if not ready.any():
-            raise CouplingError(f"{_RESHAPED.message}: a position depends on itself")
-        now, rows = rows[ready], rows[~ready]
-        left, right = of_root[now[:, 1]], of_root[now[:, 2]]
+    products, count = [], table.channels + 1
+    for rows in levels(table):
+        left, right = of_root[rows[:, 1]], of_root[rows[:, 2]]
         both = (left > 0) & (right > 0)
-        of_root[now[:, 0]] = np.maximum(left, right)
-        of_root[now[both, 0]] = count + np.arange(both.sum())
+        of_root[rows[:, 0]] = np.maximum(left, right)
+        of_root[rows[both, 0]] = count + np.arange(both.sum())
         count += int(both.sum())
         if both.any():
-            levels.append(np.stack([left[both], right[both]], axis=1))
-    return Slots(of_root, tuple(levels))
+            products.append(np.stack([left[both], right[both]], axis=1))
+    return Slots(of_root, tuple(products))
 
 
 def _merge(table: AtomTable, block: Sequence[Axis]) -> Axis:
@@ -231,6 +256,11 @@ def _varying(grid: np.ndarray) -> list[int]:
 def _line(grid: np.ndarray, d: int) -> Axis:
     """The positions along axis d of a grid that is constant along the others."""
     return np.moveaxis(grid, d, 0).reshape(grid.shape[d], -1)[:, 0]
+
+
+def _plane(grid: np.ndarray, along: Sequence[int]) -> Axis:
+    """The positions along some axes of a grid that is constant along the others, flattened."""
+    return grid[tuple(slice(None) if d in along else 0 for d in range(grid.ndim))].reshape(-1)
 
 
 def _because(reason: Reason, detail: str) -> Reason:

@@ -13,7 +13,7 @@ from jaxprune.dependency.groups import Masks, Structure
 from jaxprune.dependency.joints import slots
 from jaxprune.dependency.program import Step, call, evaluate
 from jaxprune.dependency.rules import RULES, bind
-from jaxprune.dependency.trace import analyse_call
+from jaxprune.dependency.trace import analyse_call, dtype_of
 
 
 def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
@@ -81,7 +81,10 @@ class Masked:
         # Masks that are known to keep everything change nothing, not even what is compiled.
         self._partial = not all(_keeps_all(mask) for mask in self._masks)
         self._ends = np.cumsum([group.size for group in structure.groups])
-        self._whole: tuple[Any, Any] | None = None  # the slots it was made for, the vector
+        self._first = jnp.concatenate([jnp.ones(1), *self._masks]) if self._masks else jnp.ones(1)
+        # Made here and not where it is needed: that may be inside a loop, whose values end with it.
+        self._slots = slots(table)
+        self._whole = self._slots.extend(self._first, jnp) if self._partial else self._first
 
     def constant(self, value: Any, axes: Axes) -> Any:
         """Constants stay whole."""
@@ -163,10 +166,8 @@ class Masked:
                 if np.array_equal(entries, np.tile(np.arange(end - size + 1, end + 1), repeats)):
                     return jnp.tile(mask, repeats) if repeats > 1 else mask
         known = slots(self.table)
-        if self._whole is None or self._whole[0] is not known:
-            first = jnp.concatenate([jnp.ones(1), *self._masks])
-            self._whole = known, known.extend(first, jnp)
-        return self._whole[1][entries]
+        whole = self._whole if known is self._slots else known.extend(self._first, jnp)
+        return whole[entries]
 
 
 def _keeps_all(mask: Any) -> bool:
@@ -177,4 +178,4 @@ def _keeps_all(mask: Any) -> bool:
 def signature(arguments: Any) -> Any:
     """The tree, shapes and dtypes of arguments: what an analysis of a call depends on."""
     leaves, tree = jax.tree.flatten(arguments)
-    return tree, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return tree, tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)

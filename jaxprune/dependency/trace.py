@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
-from jaxprune.dependency.atoms import FIXED, AtomTable, Reason, fixed_axis
+from jaxprune.dependency.atoms import FIXED, AtomTable, CouplingError, Reason, fixed_axis
 from jaxprune.dependency.grouping import build_structure
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.joints import settle
@@ -20,6 +21,7 @@ def trace(
     *inputs: Any,
     prune_inputs: bool = False,
     ignore: Sequence[str] = (),
+    also: Sequence[Callable[..., Any]] = (),
 ) -> Structure:
     """Finds which channels of a network must be removed together.
 
@@ -38,12 +40,16 @@ def trace(
       prune_inputs: may features of the inputs be removed? They then form groups of their own, named
         "input". Works for inputs that a matrix product or convolution reads by features.
       ignore: `fnmatch` patterns of layer paths whose channels must all stay.
+      also: other functions `fn(params, *inputs)` that will be made masked or compact, such as the
+        training mode. They are needed where they use parameters that `apply` does not touch, as
+        Haiku's BatchNorm does: only through them is it known which channels these have.
 
     Returns:
       The structure. `print` shows it as a table.
 
     Raises:
-      ValueError: a pattern in `ignore` matches no layer.
+      ValueError: a pattern in `ignore` matches no layer, or the function returns nothing that
+        depends on the parameters.
     """
     leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves = [_abstract(leaf) for _, leaf in leaves_with_paths]
@@ -64,6 +70,9 @@ def trace(
         batch_first = [fixed_axis(size) for size in leaf.shape[:1]]
         axes.append((*batch_first, *(free(size) for size in leaf.shape[1:])))
     program = _analyse(table, apply, treedef, leaves, inputs_tree, input_leaves, axes)
+    _check_dependence(program, len(leaves))
+    for fn in also:
+        _analyse(table, fn, treedef, leaves, inputs_tree, input_leaves, axes)
     for axis in (axis for output in program.outputs for axis in output):
         table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
     return build_structure(
@@ -125,12 +134,23 @@ def analyse_call(
         else:
             axes.append(tuple(table.fresh(size) for size in leaf.shape))
     whole = [
-        jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
+        jax.ShapeDtypeStruct(shape, dtype_of(leaf))
         for shape, leaf in zip(structure.shapes, params, strict=True)
     ]
     out_tree: list[Any] = []
-    program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
+    try:
+        program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
+    except CouplingError as error:
+        raise CouplingError(
+            f"{error}: the function ties channels to each other, or to positions that stay, which "
+            "the structure holds to be free; trace the network with `also=[...]` this function"
+        ) from None
     return table, program, out_tree[0]
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The type of an array, or of what a Python number becomes."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
@@ -157,6 +177,20 @@ def _analyse(table, fn, treedef, leaves, inputs_tree, inputs, axes, out_tree=Non
     program = analyse(table, jaxpr, axes, origins)
     settle(table)
     return program
+
+
+def _check_dependence(program: Program, num_leaves: int) -> None:
+    """Raises ValueError unless some output depends on some parameter."""
+    dependent = set(program.jaxpr.invars[:num_leaves])
+    for step in program.steps:
+        if any(not isinstance(var, Literal) and var in dependent for var in step.eqn.invars):
+            dependent.update(step.eqn.outvars)
+    outputs = [var for var in program.jaxpr.outvars if not isinstance(var, Literal)]
+    if not dependent.intersection(outputs):
+        raise ValueError(
+            "the function returns nothing that depends on its parameters: trace a function "
+            "apply(params, *inputs) that returns the network's predictions"
+        )
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

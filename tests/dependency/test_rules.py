@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dependency.checks import assert_close, check_removal, random_masks
 
+from dependency.checks import assert_close, check_removal, random_masks
 from jaxprune import compact, masked, trace
 
 _RNG = np.random.default_rng(3)
@@ -230,7 +230,7 @@ CASES = {
         lambda h, p: jax.lax.scan(
             lambda h, w: (h + jnp.tanh(standardised(h) @ w["up"]) @ w["down"], None), h, p["layers"]
         )[0],
-        {"a": 6, "layers": 8},
+        {"a": 6, "layers/up": 8},
         layers={"up": weights(4, 6, 8), "down": weights(4, 8, 6)},
     ),
     "scan_over_time": case(

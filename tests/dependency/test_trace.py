@@ -185,3 +185,9 @@ def test_flat_masks_round_trip():
     np.testing.assert_array_equal(structure.flatten(masks), vector)
     with pytest.raises(ValueError, match="112 entries"):
         structure.unflatten(vector[:, 1:])
+
+
+@pytest.mark.parametrize("apply", [lambda p, x: x * 2, lambda p, x: None, lambda p, x: 3.0])
+def test_a_function_that_does_not_use_its_parameters(apply):
+    with pytest.raises(ValueError, match="nothing that depends on its parameters"):
+        trace(apply, {"a": jnp.ones((3, 2))}, jnp.ones((4, 3)))
