@@ -27,6 +27,12 @@ _ATTENTION = "attention, which divides by the root of its head dimension: keep t
 _NNX_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)
 
 
+_REMEDY = (
+    "write it so that it takes its widths from its inputs, give the mode in which the compact "
+    "network computes (such as train=False), or go on using the compact network itself"
+)
+
+
 def linen_module(module: nn.Module, small: CompactNetwork, x: Any, **kwargs: Any) -> nn.Module:
     """A Flax Linen module whose layers have the widths of a compact network.
 
@@ -312,8 +318,7 @@ def _compare(outputs: Any, expected: Any, unadapted: Mapping[str, str]) -> None:
     raise UserError(
         "at the new widths the module computes something else than the compact network: "
         + (f"see {suspects}; " if suspects else "")
-        + "write it so that it takes its widths from its inputs, give the mode in which the "
-        "compact network computes (such as train=False), or go on using the compact network itself"
+        + _REMEDY
     )
 
 
@@ -326,7 +331,7 @@ def _stuck(where: str, error: Exception) -> UserError:
     layer = f"layer '{where}'" if where else "the module"
     return UserError(
         f"{layer} cannot run at the new widths ({type(error).__name__}: {_first_line(error)}); "
-        "write it so that it takes its widths from its inputs, or go on using the compact network"
+        + _REMEDY
     )
 
 

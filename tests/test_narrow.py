@@ -182,8 +182,32 @@ def test_layers_of_fixed_width_are_named(module, message):
         linen_module(module, pruned(module, x), x)
 
 
+class Grouped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(nn.GroupNorm(num_groups=2)(nn.Dense(8)(x)))
+
+
+def test_groups_of_a_normalisation_stay_and_their_channels_go():
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    apply = jaxprune.from_linen(Grouped())
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, Grouped().init(jax.random.key(1), x))
+    structure = jaxprune.trace(apply, variables, x)
+    groups, within = structure.groups
+    assert (groups.size, within.size) == (2, 4)
+
+    masks = structure.full_masks() | {within.name: np.array([1, 0, 1, 1])}
+    small = jaxprune.compact(apply, structure, variables, masks)
+    assert_same(linen_module(Grouped(), small, x).apply(small.params, x), small, x)
+
+    masks = structure.full_masks() | {groups.name: np.array([1, 0])}
+    small = jaxprune.compact(apply, structure, variables, masks)
+    with pytest.raises(UserError, match=r"see 'GroupNorm_0' \(GroupNorm\)"):
+        linen_module(Grouped(), small, x)
+
+
 def test_another_mode_is_refused(convolutional):
-    with pytest.raises(UserError, match=r"cannot run at the new widths \(InvalidRngError"):
+    with pytest.raises(UserError, match=r"batch_stats.* is immutable.*give the mode"):
         linen_module(Convolutional(), convolutional[0], images(), train=True)
 
 
