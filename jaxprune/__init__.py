@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxprune.evaluate import Scores
     from jaxprune.export import LoadedNetwork, load, save
     from jaxprune.limits import Kept, Limits
+    from jaxprune.narrow import linen_module, nnx_module
     from jaxprune.problem import Archive, Problem, SearchResult, best, make_problem
     from jaxprune.pruning import prune
     from jaxprune.selection import select
@@ -58,9 +59,11 @@ __all__ = [
     "from_haiku",
     "from_linen",
     "from_nnx",
+    "linen_module",
     "load",
     "make_problem",
     "masked",
+    "nnx_module",
     "prune",
     "save",
     "select",
@@ -76,6 +79,7 @@ _HOMES = {
     "jaxprune.evaluate": "Scores",
     "jaxprune.export": "LoadedNetwork load save",
     "jaxprune.limits": "Kept Limits",
+    "jaxprune.narrow": "linen_module nnx_module",
     "jaxprune.problem": "Archive Problem SearchResult best make_problem",
     "jaxprune.pruning": "prune",
     "jaxprune.selection": "select",
