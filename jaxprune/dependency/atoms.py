@@ -71,10 +71,10 @@ class AtomTable:
         self._frozen[FIXED] = True
         self._reason = np.full(capacity, _NO_REASON)
         self._joint_of = np.full(capacity, _NO_JOINT)  # of each class: one of its rows in `joints`
-        self._joint_rows: list[np.ndarray] = []
+        self._joint_rows: list[np.ndarray] = []  # atom, factors, and how many factors of each kind
         self._num_joints = 0
         numbers = np.arange(channels + 1, self.given + 1)
-        self.joints = np.column_stack([numbers, pairs])
+        self._set_joints(np.column_stack([numbers, pairs, np.zeros_like(pairs)]))
 
     def fresh(self, size: int) -> Axis:
         """New removable atoms for an axis; an axis of one position is never removed."""
@@ -96,12 +96,23 @@ class AtomTable:
     @property
     def joints(self) -> np.ndarray:
         """int64 [n, 3]: atom, left and right factor of every joint."""
+        return self._all_joints()[:, :3]
+
+    @property
+    def joint_sizes(self) -> np.ndarray:
+        """int64 [n, 2]: how many left and right factors the product had that a joint comes from."""
+        return self._all_joints()[:, 3:]
+
+    def keep_joints(self, which: np.ndarray) -> None:
+        """Forgets the joints that are not indexed."""
+        self._set_joints(self._all_joints()[which])
+
+    def _all_joints(self) -> np.ndarray:
         if len(self._joint_rows) > 1:
             self._joint_rows = [np.concatenate(self._joint_rows)]
         return self._joint_rows[0]
 
-    @joints.setter
-    def joints(self, rows: np.ndarray) -> None:
+    def _set_joints(self, rows: np.ndarray) -> None:
         self._joint_rows = [rows]
         self._num_joints = len(rows)
         self._joint_of[:] = _NO_JOINT
@@ -110,7 +121,8 @@ class AtomTable:
     def add_joints(self, left: Axis, right: Axis) -> Axis:
         """New atoms for positions that are kept if and only if both given ones are."""
         atoms = self.allocate(len(left))
-        self._joint_rows.append(np.column_stack([atoms, left, right]))
+        sizes = np.tile([len(np.unique(left)), len(np.unique(right))], (len(left), 1))
+        self._joint_rows.append(np.column_stack([atoms, left, right, sizes]))
         self._joint_of[atoms] = self._num_joints + np.arange(len(atoms))
         self._num_joints += len(atoms)
         return atoms

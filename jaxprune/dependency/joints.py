@@ -62,20 +62,23 @@ def split(table: AtomTable, axis: Axis, sizes: Sequence[int], reason: Reason) ->
         return [_line(grid, d) if d in varying else fixed_axis(n) for d, n in enumerate(sizes)]
     columns = [column.reshape(sizes) for column in factors(table, roots.reshape(-1)).T]
     new = {d: fixed_axis(sizes[d]) for d in varying}
-    for column in columns:
-        along = _varying(column) or varying[:1]
-        if len(along) == 1:
-            parts = [_line(column, along[0])]
-        elif len(columns) > 1:  # a factor that is split further
-            inside = [sizes[d] for d in along]
-            parts = split(table, _plane(column, along), inside, reason)
-        else:
-            parts = [table.fresh(sizes[d]) for d in along]
-            whole = _product(table, dict(zip(along, parts, strict=True)), sizes)
-            detail = _because(reason, "it splits an axis of channels")
-            table.unite(grid.reshape(-1), whole, detail)
-        for d, part in zip(along, parts, strict=True):
-            new[d] = join(table, new[d], part)
+    directions = [_varying(column) or varying[:1] for column in columns]
+    uniform = len(columns) > 1 and all((column != FIXED).all() for column in columns)
+    if uniform or all(len(along) == 1 for along in directions):
+        for column, along in zip(columns, directions, strict=True):
+            inside = [sizes[d] for d in along]  # a factor along several axes is split further
+            one = len(along) == 1
+            parts = (
+                [_line(column, along[0])]
+                if one
+                else split(table, _plane(column, along), inside, reason)
+            )
+            for d, part in zip(along, parts, strict=True):
+                new[d] = join(table, new[d], part)
+    else:
+        new = {d: table.fresh(sizes[d]) for d in varying}
+        detail = _because(reason, "it splits an axis of channels")
+        table.unite(grid.reshape(-1), _product(table, new, sizes), detail)
     return [new.get(d, fixed_axis(size)) for d, size in enumerate(sizes)]
 
 
@@ -136,24 +139,27 @@ def _conclude(table: AtomTable) -> None:
         table.unite(atom[one], np.where(table.removable(left), left, right)[one], _RESHAPED)
         implies = ~stays & ~one & ((atom == left) | (atom == right))
         table.freeze(np.where(atom == left, right, left)[implies], _RESHAPED)
-        table.joints = table.joints[~(stays | one | implies)]
+        table.keep_joints(~(stays | one | implies))
         if not len(table.joints):
             continue
 
         rows = np.column_stack([table.find(column) for column in table.joints.T])
         _, first = np.unique(rows, axis=0, return_index=True)
         first = np.sort(first)
-        table.joints, rows = table.joints[first], rows[first]
+        table.keep_joints(first)
+        rows = rows[first]
         low, high = rows[:, 1:].min(1), rows[:, 1:].max(1)
         order = np.lexsort([rows[:, 0], high, low])
         same = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
         table.unite(rows[order[1:][same], 0], rows[order[:-1][same], 0], _RESHAPED)
 
         order = np.argsort(rows[:, 0], kind="stable")
-        rows = rows[order]
+        rows, sizes = rows[order], table.joint_sizes[order]
         leader = np.searchsorted(rows[:, 0], rows[:, 0])
         left, right = rows[:, 1], rows[:, 2]
-        crossed = (left == right[leader]) | (right == left[leader])
+        # Which factor is which? Those that are the same, else those of which there are as many.
+        crossed = abs(sizes - sizes[leader]).sum(1) > abs(sizes - sizes[leader, ::-1]).sum(1)
+        crossed |= (left == right[leader]) | (right == left[leader])
         crossed &= (left != left[leader]) & (right != right[leader])
         table.unite(np.where(crossed, right, left), left[leader], _RESHAPED)
         table.unite(np.where(crossed, left, right), right[leader], _RESHAPED)

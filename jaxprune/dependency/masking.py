@@ -79,7 +79,7 @@ class Masked:
         self.table = table
         self._masks = [jnp.asarray(masks[group.name]) for group in structure.groups]
         # Masks that are known to keep everything change nothing, not even what is compiled.
-        self._partial = not all(_keeps_all(mask) for mask in self._masks)
+        self._partial = not all(_keeps_all(masks[group.name]) for group in structure.groups)
         self._ends = np.cumsum([group.size for group in structure.groups])
         self._first = jnp.concatenate([jnp.ones(1), *self._masks]) if self._masks else jnp.ones(1)
         # Made here and not where it is needed: that may be inside a loop, whose values end with it.
@@ -172,7 +172,7 @@ class Masked:
 
 def _keeps_all(mask: Any) -> bool:
     """Is a mask known to be 1 everywhere?"""
-    return not isinstance(mask, jax.core.Tracer) and bool((mask == 1).all())
+    return not isinstance(mask, jax.core.Tracer) and bool((np.asarray(mask) == 1).all())
 
 
 def signature(arguments: Any) -> Any:

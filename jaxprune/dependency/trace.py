@@ -71,10 +71,10 @@ def trace(
         axes.append((*batch_first, *(free(size) for size in leaf.shape[1:])))
     program = _analyse(table, apply, treedef, leaves, inputs_tree, input_leaves, axes)
     _check_dependence(program, len(leaves))
-    for fn in also:
-        _analyse(table, fn, treedef, leaves, inputs_tree, input_leaves, axes)
     for axis in (axis for output in program.outputs for axis in output):
         table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
+    for fn in also:
+        _analyse(table, fn, treedef, leaves, inputs_tree, input_leaves, axes)
     return build_structure(
         table,
         program,

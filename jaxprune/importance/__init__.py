@@ -6,11 +6,23 @@ All return float32 [num_channels], group after group; `structure.unflatten` give
 
     scores = importance.l1(structure, params)
     scores = importance.taylor(structure, params, gradients)
+
+For a criterion of one's own, `producing_kernels` gives the weights and `over_producers` adds values
+of their shapes up for each channel.
 """
 
 from jaxprune.importance.criteria import NAMES, Criterion, check, checked, get, score
 from jaxprune.importance.sensitivity import activation, taylor, taylor_activation
-from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
+from jaxprune.importance.weights import (
+    batch_norm_scale,
+    fpgm,
+    l1,
+    l2,
+    lamp,
+    over_producers,
+    producing_kernels,
+    random,
+)
 
 __all__ = [
     "NAMES",
@@ -24,6 +36,8 @@ __all__ = [
     "l1",
     "l2",
     "lamp",
+    "over_producers",
+    "producing_kernels",
     "random",
     "score",
     "taylor",

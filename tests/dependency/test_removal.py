@@ -224,6 +224,17 @@ def test_a_compact_network_can_be_pruned_again():
     assert_close(smaller(smaller.params, x), expected, tolerance=2e-5)
 
 
+def test_known_masks_inside_jit():
+    """Arrays that a jitted function closes over: full ones, and others."""
+    network, variables, x, _ = network_with_statistics("lenet300", (28, 28, 1))
+    structure = trace(network.apply, variables, x)
+    function = masked(network.apply, structure)
+    masks = jax.tree.map(jnp.asarray, random_masks(structure, 0))
+    for known in (masks, jax.tree.map(jnp.ones_like, masks)):
+        closed = jax.jit(lambda x, known=known: function(variables, known, x))(x)
+        assert_close(closed, jax.jit(function)(variables, known, x))
+
+
 def test_many_masks_at_once():
     network, variables, x, _ = network_with_statistics("cnn", (8, 8, 1))
     structure = trace(network.apply, variables, x)

@@ -222,7 +222,7 @@ CASES = {
     "embedding": Case(
         lambda p, x: jnp.tanh(p["table"][x] @ p["a"]) @ p["b"],
         {"table": weights(7, 5), "a": weights(5, 6), "b": weights(6, 2)},
-        {"a": 6},
+        {"table": 5, "a": 6},
         jnp.array([[1, 6, 3], [0, 2, 2]]),
     ),
     # functions called

@@ -314,7 +314,7 @@ def test_dry_run_shows_the_plan_and_begins_nothing(tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main(["--dry-run", "--method", "magnitude", "--budget", "0.25"]) == 0
     shown = capsys.readouterr().out
-    assert "conv1  16" in shown
+    assert "conv1        16" in shown
     assert "smallest budget is 0.002309" in shown
     assert "budget           0.25" in shown
     assert list(tmp_path.iterdir()) == []
