@@ -226,13 +226,12 @@ class NNXConvolutional(nnx.Module):
         self.first = nnx.Conv(8, 12, (3, 3), rngs=rngs)
         self.depthwise = nnx.Conv(12, 12, (3, 3), feature_group_count=12, rngs=rngs)
         self.second = nnx.Conv(12, 8, (1, 1), rngs=rngs)
-        self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.out = nnx.Linear(8, 4, rngs=rngs)
 
     def __call__(self, x):
         x = nnx.relu(self.norm(self.stem(x)))
         x = x + self.second(nnx.relu(self.depthwise(nnx.relu(self.first(x)))))
-        return self.out(self.dropout(x.mean((1, 2))))
+        return self.out(x.mean((1, 2)))
 
 
 class NNXAttention(nnx.Module):
@@ -274,7 +273,7 @@ def test_an_nnx_model_computes_and_trains():
         optimizer.update(model, gradients)
         return value
 
-    losses = [float(step(narrow, optimizer)) for _ in range(4)]
+    losses = [float(step(narrow, optimizer)) for _ in range(2)]
     assert losses[-1] < losses[0]
     assert not np.allclose(narrow.norm.mean[...], mean)
 

@@ -7,12 +7,16 @@ fraction of each layer's filters, those with the smallest L1 norm. One call on a
 32 images is timed, compilation left out; a compact network compiles once and then runs for good.
 PyTorch runs eagerly, in inference mode, with its own layout of images. Where it is not installed
 its columns say "not run"; where it is, its logits must be those of the JAX network before anything
-is timed. The ways take turns, so that a change of the machine's speed meets them all. Medians and
-quartiles are printed and written to `experiments/results/latency_<device>.md` and `.json`.
+is timed. The ways take turns, so that a change of the machine's speed meets them all; before each
+timed call comes one that is not, so that no way pays for the threads that another left spinning.
+Medians and quartiles are printed and written to `experiments/results/latency_<device>.md` and
+`.json`, with the machine's load before and after: run it on an idle machine. Where other programs
+use the cores, PyTorch's threads wait for each other at each layer, and its times say nothing.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -35,6 +39,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 IMAGE = (32, 32, 3)
 REMOVED = (0.0, 0.5, 0.8)
 BATCHES = (1, 32)
+IDLE = 0.5
+"""Above this load other programs are taken to use the cores."""
 
 
 def torch_network(variables):
@@ -46,7 +52,9 @@ def torch_network(variables):
     params, stats = variables["params"], variables["batch_stats"]
 
     def tensor(array):
-        return torch.from_numpy(np.array(array))
+        # In C order: `np.array` would keep the strides of a transposed kernel, which PyTorch then
+        # copies at every call.
+        return torch.from_numpy(np.array(array, order="C"))
 
     def convolution(params, stats, conv, norm, stride=1):
         kernel = params[conv]["kernel"]
@@ -143,11 +151,11 @@ def measure(name, repeats):
             results.append(result)
             calls += [(result["seconds"][way], call) for way, call in ways.items()]
     with torch.inference_mode() if torch else jax.transfer_guard("allow"):
-        for _ in range(3):
-            for _, call in calls:
-                call()
+        for _, call in calls:
+            call()
         for _ in range(repeats):
             for seconds, call in calls:
+                call()
                 start = time.perf_counter()
                 call()
                 seconds.append(time.perf_counter() - start)
@@ -182,8 +190,8 @@ def table(results):
     lines.append("")
     lines.append(
         f"Compiling one of the JAX programs took {min(compiling):.1f} to {max(compiling):.1f} s, "
-        "which the table leaves out. Below 1, a ratio to dense is a gain; a ratio of JAX to PyTorch "
-        "below 1 means that JAX is the faster one."
+        "which the table leaves out. A ratio below 1 is a gain over the dense network of the same "
+        "library, and in the last column one of JAX over PyTorch."
     )
     return "\n".join(lines)
 
@@ -197,7 +205,9 @@ def main():
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
+    load = [os.getloadavg()[0]]
     results = [row for name in arguments.networks for row in measure(name, arguments.repeats)]
+    load.append(os.getloadavg()[0])
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
     packages = ("jax", "jaxlib", "numpy", *(["torch"] if torch else []))
     about = {
@@ -205,16 +215,24 @@ def main():
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
         "torch_device": "cpu" if torch else "not run",
         "torch_threads": torch.get_num_threads() if torch else "not run",
+        "cores": os.cpu_count(),
+        "load_before_and_after": load,
         "repeats": arguments.repeats,
         "versions": {name: version(name) for name in packages},
     }
     text = (
         "# Latency of dense and compact networks\n\n"
         f"`{about['command']}`, device {about['device']}, PyTorch {about['torch_device']} "
-        f"({about['torch_threads']} threads), {about['repeats']} repeats, "
+        f"({about['torch_threads']} threads), {about['repeats']} repeats, load of "
+        f"the machine's {about['cores']} cores {load[0]:.1f} before and {load[1]:.1f} after, "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         + f".\n\n{table(results)}\n"
     )
+    if load[0] > IDLE:
+        text += (
+            f"\n**The machine was not idle** (load {load[0]:.1f} before the first measurement): "
+            "do not use these times, those of PyTorch least of all.\n"
+        )
     print(text)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"latency_{device}.md").write_text(text)
