@@ -5,7 +5,7 @@ calling convention into that form, in inference mode, and imports the library on
 
 The widths of a module are attributes of it, so a compact network's parameters do not fit into the
 module that they came from. A compact network is a function, and brings its own:
-`small(small.params, x)`. To put the parameters into a module again, make one of the smaller widths.
+`small(small.params, x)`. `jaxprune.narrow` brings Flax's modules to the new widths.
 """
 
 import inspect

@@ -40,7 +40,9 @@ def torch_network(params, statistics_, masks=None):
     """A PyTorch copy of a bundled LeNet-300-100 or VGG; `masks` multiplies each layer's output."""
 
     def tensor(array, *axes):
-        return torch.from_numpy(np.array(np.transpose(array, axes) if axes else array))
+        # PyTorch copies kernels that are not contiguous on every call.
+        moved = np.transpose(array, axes) if axes else np.asarray(array)
+        return torch.from_numpy(np.array(moved, order="C"))
 
     def masking(name):
         return [] if masks is None or name not in masks else [Scale(tensor(masks[name]))]
