@@ -343,7 +343,7 @@ def test_downloads_are_checked(tmp_path):
 
 def start_preparing(root: Path) -> subprocess.Popen:
     """Starts a preparation in another process; returns once examples are being written."""
-    write_mnist(root / "raw", train=6000)
+    write_mnist(root / "raw", train=20000)  # enough to be still at it when the signal comes
     script = (
         "import signal\n"  # a shell has its background jobs ignore SIGINT, and so would this one
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
