@@ -139,7 +139,7 @@ class Structure:
         whole = xp.concatenate([xp.ones(1, values.dtype), values])
         while (done := len(whole) - 1 - self.num_channels) < len(self.joints):
             rest = self.joints[done:] + 1
-            ready = np.append((rest < len(whole)).all(1), False).argmin()
+            ready = int(np.argmin(np.append((rest < len(whole)).all(1), False)))
             left, right = rest[:ready].T
             whole = xp.concatenate([whole, whole[left] * whole[right]])
         return whole
