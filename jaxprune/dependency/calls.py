@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr
 
 from jaxprune.dependency.atoms import Axes, fixed_axis
 from jaxprune.dependency.facts import NOTHING, Fact
-from jaxprune.dependency.rules import freeze_everything
+from jaxprune.dependency.rules import RULES, bind, freeze_everything
 from jaxprune.dependency.rules.base import because
 
 
@@ -124,13 +124,32 @@ def _run_custom_jvp(step, operands, again):
 CALLS["custom_jvp_call"] = Call(_analyse_one("call_jaxpr"), _run_custom_jvp, facts=_facts_of_body)
 
 
+_REWRITES_CUSTOM_VJP = jax.__version_info__ < (0, 11)
+"""Later versions keep the parts in another form: there such functions must work at any size."""
+
+
 def _analyse_custom_vjp(table, eqn, inputs, origins, known, reason, analyse_body):
     if eqn.params["symbolic_zeros"]:
         freeze_everything(table, eqn, inputs, because(reason, "it asks for symbolic zeros"))
-    return _analyse_one("call_jaxpr")(table, eqn, inputs, origins, known, reason, analyse_body)
+    bodies, outputs = _analyse_one("call_jaxpr")(
+        table, eqn, inputs, origins, known, reason, analyse_body
+    )
+    steps = [step for step, _ in bodies[0].walk()]
+    if not _REWRITES_CUSTOM_VJP and any(map(_depends_on_sizes, steps)):
+        freeze_everything(table, eqn, inputs, because(reason, "it sums or has sizes of its own"))
+    return bodies, outputs
+
+
+def _depends_on_sizes(step: Any) -> bool:
+    rule = RULES.get(step.name)
+    if step.bodies:
+        return False  # their own steps are asked
+    return rule is None or rule.summed is not None or rule.shrink is not None
 
 
 def _run_custom_vjp(step, operands, again):
+    if not _REWRITES_CUSTOM_VJP:
+        return bind(step.eqn, operands)
     body, params = step.bodies[0], step.eqn.params
     skip = params["num_consts"]
     arguments = step.eqn.invars[skip:]
@@ -202,8 +221,16 @@ def _tie(table, before, after, reason):
             table.unite(a, b, because(reason, "the loop carries them"))
 
 
+def _scan_counts(eqn):
+    """How many operands are constants of the loop, and how many it carries."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()  # from JAX 0.11 on
+    return len(consts), len(carry)
+
+
 def _analyse_scan(table, eqn, inputs, origins, known, reason, analyse_body):
-    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    num_consts, num_carry = _scan_counts(eqn)
     first = num_consts + num_carry
     for axes in inputs[first:]:
         table.freeze(axes[0], because(reason, "the loop runs over them"))
@@ -231,7 +258,7 @@ def _steady(origins, num_consts, num_carry):
 
 def _run_scan(step, operands, again):
     params, (body,) = step.eqn.params, step.bodies
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = _scan_counts(step.eqn)
     first = num_consts + num_carry
 
     def round_(carry, each):
@@ -273,7 +300,7 @@ def _stacked(fact: Fact, length: int) -> Fact:
 
 def _scan_facts(step):
     params, body = step.eqn.params, step.bodies[0]
-    num_carry = params["num_carry"]
+    _, num_carry = _scan_counts(step.eqn)
     stacked = body.output_facts[num_carry:]
     return [NOTHING] * num_carry + [_stacked(fact, params["length"]) for fact in stacked]
 

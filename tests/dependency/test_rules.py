@@ -303,8 +303,16 @@ CASES = {
 }
 
 
+NEW_CUSTOM_VJP = jax.__version_info__ >= (0, 11)
+"""Where custom derivatives of functions with sizes of their own keep what they touch whole."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_removal(name):
+    if NEW_CUSTOM_VJP and name in ("remat", "own_derivative", "own_derivative_of_a_norm"):
+        apply, params, _, x = CASES[name]
+        assert "it sums or has sizes of its own" in str(trace(apply, params, x))
+        return
     apply, params, groups, x = CASES[name]
     structure = trace(apply, params, x)
     assert {group.name: group.size for group in structure.groups} == groups
@@ -355,6 +363,7 @@ def test_group_norm_keeps_equal_groups():
     np.testing.assert_allclose(small(small.params, X), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(NEW_CUSTOM_VJP, reason="this version keeps such channels whole")
 def test_masks_pass_a_derivative_through_their_own_rule():
     """Nothing depends on removed positions, whatever a custom derivative says."""
     apply, params, _, _ = CASES["own_derivative_of_a_norm"]
