@@ -10,9 +10,10 @@ from jaxprune import compact, models, trace
 
 
 def seconds(function):
-    start = time.perf_counter()
+    """Processor time, which other programs on the machine do not add to."""
+    start = time.process_time()
     result = function()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 def abstract(name, image_shape):
@@ -72,6 +73,6 @@ def transformer(depth, width=32, heads=4):
 def test_the_time_to_trace_is_proportional_to_the_depth():
     trace(*transformer(4))  # the first call pays for imports
     short = min(seconds(lambda: trace(*transformer(10)))[0] for _ in range(2))
-    long, structure = seconds(lambda: trace(*transformer(80)))
+    (long, structure), (again, _) = (seconds(lambda: trace(*transformer(80))) for _ in range(2))
     assert len(structure.groups) == 1 + 2 * 80  # the width, and heads and head size of each layer
-    assert long < 3 * 8 * short
+    assert min(long, again) < 2 * 8 * short
