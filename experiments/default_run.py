@@ -47,7 +47,7 @@ def row(out: Path) -> dict:
         "seed": result["seed"],
         "seconds": json.loads(seconds.read_text()) if seconds.exists() else None,
         "feasible": result["feasible"],
-        "share": result["pruned"][result["cost"]] / result["dense"][result["cost"]],
+        "share": result["budgets"][0]["share"],
         "device": result["search"]["device"],
         "jax": json.loads((out / "config.json").read_text())["versions"]["jax"],
         **{name: 100 * networks[name]["test_accuracy"] for name in NETWORKS},

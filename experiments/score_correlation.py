@@ -43,7 +43,7 @@ def random_masks(problem, seed: int, count: int) -> np.ndarray:
         layer = np.exp(rng.normal(0, 0.7, len(rules.sizes)))
         noise = np.exp(rng.normal(0, rng.choice([0.1, 0.5, 1.5]), len(group)))
         order = np.argsort(np.argsort(relative * layer[group] * noise))
-        masks.append(np.asarray(least_removal(rules, jnp.asarray(order, jnp.float32))))
+        masks.append(np.asarray(least_removal(problem, jnp.asarray(order, jnp.float32))))
     return np.array(masks)
 
 

@@ -32,6 +32,8 @@ def _option(metavar: str) -> Any:
 _Name = Annotated[str, _option("NAME")]
 _OptionalName = Annotated[str | None, _option("NAME")]
 _OptionalInt = Annotated[int | None, _option("INT")]
+_Names = Annotated[tuple[str, ...], _option("NAME ...")]
+_Amounts = Annotated[tuple[str, ...], _option("AMOUNT ...")]
 _OptionalFolder = Annotated[Path | None, _option("DIR")]
 
 
@@ -40,7 +42,7 @@ class RunConfig:
     """Settings of a run that do not belong to its search method."""
 
     method: _Name = "mcts"
-    """How masks are searched: mcts, magnitude or random."""
+    """How masks are searched: mcts, crl, magnitude or random."""
 
     dataset: _Name = "digits"
     """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""
@@ -52,11 +54,17 @@ class RunConfig:
     prune_inputs: bool = False
     """Let input features be removed too, where the first layer reads them one by one."""
 
-    cost: _Name = "macs"
-    """What the budget limits: macs (multiply-adds), params or neurons."""
+    cost: _Names = ("macs",)
+    """What the budget limits: macs (multiply-adds), params, neurons, latency (of one call on this
+    device), or module:function, your own Python function of the compact network; or several."""
 
-    budget: float = 0.25
-    """The part of the dense network's cost that may remain, in (0, 1]."""
+    budget: _Amounts = ("0.25",)
+    """What may remain of each cost: a part of the dense network's in (0, 1], such as 0.25 or 25%; a
+    time, such as 0.4ms; or an amount in the cost's own unit, such as =200000."""
+
+    latency_margin: float = 0.1
+    """The part of a latency budget that the search leaves free, in [0, 1): the networks it finds
+    are timed again before one is the result, and times scatter."""
 
     seed: int = 0
     """Seed of everything random; the same seed gives the same result."""
@@ -118,24 +126,36 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: Naming the option, its value and what is possible.
     """
-    from jaxprune import costs, data, methods, models
+    from jaxprune import budgets, costs, data, methods, models
 
     for option, value, names in (
         ("method", config.method, methods.NAMES),
         ("dataset", config.dataset, data.NAMES),
         ("model", config.model, (*models.NAMES, None)),
-        ("cost", config.cost, costs.NAMES),
         ("statistics", config.statistics, STATISTICS),
     ):
         if value not in names:
             known = ", ".join(name for name in names if name is not None)
             plural = option if option.endswith("s") else f"{option}s"
             raise UserError(f"unknown {option} {value!r}; the {plural} are: {known}")
-    if not 0 < config.budget <= 1:
+    if len(config.cost) != len(config.budget) or not config.cost:
         raise UserError(
-            f"--budget {config.budget:g} is outside (0, 1]; it is the part of the dense network's "
-            f"{config.cost} that may remain"
+            f"--cost names {len(config.cost)} costs and --budget {len(config.budget)} amounts; "
+            "each cost needs one budget"
         )
+    for cost, budget in zip(config.cost, config.budget, strict=True):
+        budgets.find(cost)
+        try:
+            budgets.parse_limit(cost, budget)
+        except UserError as error:
+            raise UserError(f"--{error}") from error
+        if config.method in methods.TRACED_ONLY and cost not in costs.NAMES:
+            raise UserError(
+                f"--method {config.method} needs a cost that is known before it is measured "
+                f"({', '.join(costs.NAMES)}), not {cost}; --method crl takes any"
+            )
+    if not 0 <= config.latency_margin < 1:
+        raise UserError(f"--latency-margin {config.latency_margin:g} is outside [0, 1)")
     for option, least in (
         ("seed", 0),
         ("examples", 1),
@@ -199,7 +219,7 @@ def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, A
     """
     fields = {name: value for name, value in settings.items() if name not in _APART}
     try:
-        return RunConfig(**fields), _build(search_type, settings["search"])
+        return _build(RunConfig, fields), _build(search_type, settings["search"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"config.json belongs to another version of jaxprune: {error}") from error
 
@@ -209,13 +229,19 @@ def difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:
     for name in sorted({*stored, *given} - _APART):
         if stored.get(name) != given.get(name):
             return (
-                f"--{name.replace('_', '-')} is {given.get(name)}, the run has {stored.get(name)}"
+                f"--{name.replace('_', '-')} is {_typed(given.get(name))}, the run has "
+                f"{_typed(stored.get(name))}"
             )
     for name in sorted({*stored["search"], *given["search"]}):
         old, new = stored["search"].get(name), given["search"].get(name)
         if old != new:
             return f"--search.{name.replace('_', '-')} is {new}, the run has {old}"
     return None
+
+
+def _typed(value: Any) -> str:
+    """A setting as it is typed."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:

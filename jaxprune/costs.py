@@ -7,7 +7,7 @@ measured on a network that has been made smaller.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -98,14 +98,34 @@ def latency(fn: Callable[..., Any], params: Any, x: Any, *, repeats: int = 30) -
     Raises:
       ValueError: `repeats` is below 1.
     """
+    return latencies([(fn, params)], x, repeats=repeats)[0]
+
+
+def latencies(
+    networks: Sequence[tuple[Callable[..., Any], Any]], x: Any, *, repeats: int = 30
+) -> list[float]:
+    """How long one call of each of several functions takes, in milliseconds.
+
+    They take turns, so that a change of the machine's speed meets them all. For each, the median of
+    `repeats` calls; all are compiled and run twice before the clock starts.
+
+    Args:
+      networks: (fn, params) pairs, as `latency` takes them.
+      x: the input of all.
+      repeats: how many calls of each are timed.
+
+    Raises:
+      ValueError: `repeats` is below 1.
+    """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    compiled = jax.jit(fn).lower(params, x).compile()
-    for _ in range(2):
+    calls = [(jax.jit(fn), params) for fn, params in networks]
+    for compiled, params in calls * 3:  # the first call compiles
         jax.block_until_ready(compiled(params, x))
-    seconds = []
+    seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(params, x))
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(seconds)
+        for taken, (compiled, params) in zip(seconds, calls, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(params, x))
+            taken.append(time.perf_counter() - start)
+    return [1e3 * statistics.median(taken) for taken in seconds]

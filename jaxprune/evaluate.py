@@ -1,13 +1,14 @@
 """Many candidate masks in one call."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 EXAMPLES_AT_ONCE = {True: 512, False: 16384}
 """Candidates times examples of one chunk, on a CPU and elsewhere: a CPU gains nothing from batches
@@ -63,3 +64,34 @@ def evaluate(
     if chunk is None:
         chunk = max(1, EXAMPLES_AT_ONCE[jax.default_backend() == "cpu"] // len(y))
     return jax.lax.map(score, dict(masks), batch_size=chunk)
+
+
+class Separated(NamedTuple):
+    """A function of masks without the arrays it closes over.
+
+    Attributes:
+      function: `function(constants, masks [K, N])` -> `Scores` of K candidates.
+      constants: the arrays: parameters and images.
+    """
+
+    function: Callable[[list[Array], Array], Scores]
+    constants: list[Array]
+
+
+@lru_cache(maxsize=8)
+def separated(scores: Callable[[Array], Scores], shape: tuple[int, int]) -> Separated:
+    """Separates a function such as `Problem.evaluate` from the arrays it closes over.
+
+    A jitted function that calls it as it is would hold images and parameters as constants, and XLA
+    spends many seconds computing with constants when it compiles.
+
+    Args:
+      scores: masks -> scores.
+      shape: shape of the masks, (K, N).
+    """
+    closed = jax.make_jaxpr(scores)(jnp.zeros(shape))
+
+    def function(constants: list[Array], masks: Array) -> Scores:
+        return Scores(*jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(masks))
+
+    return Separated(function, closed.consts)

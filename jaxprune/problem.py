@@ -1,16 +1,38 @@
 """What a search is given and what it returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxprune import costs, importance
+from jaxprune import importance
+from jaxprune.budgets import Budget, CostFunction, make_budgets
 from jaxprune.dependency import Structure, masked
 from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, evaluate
+
+
+class Trainer(NamedTuple):
+    """Fits the network's weights while a search goes on. Masks are flat, [K, N].
+
+    Attributes:
+      finetune: `(masks, steps, key)` -> scores on the batch of the training split and on the
+        validation split, of each candidate after so many training steps from the dense weights.
+      initial: `(key)` -> fresh variables.
+      train: `(variables, masks, steps, key)` -> variables after so many training steps, shared by
+        all candidates: each step is made under one of the masks.
+      evaluate: `(variables, masks)` -> scores on the batch of the training split.
+      validate: `(variables, masks)` -> scores on the validation split.
+    """
+
+    finetune: Callable[[Array, int, Array], tuple[Scores, Scores]]
+    initial: Callable[[Array], Any]
+    train: Callable[[Any, Array, int, Array], Any]
+    evaluate: Callable[[Any, Array], Scores]
+    validate: Callable[[Any, Array], Scores]
 
 
 class Problem(NamedTuple):
@@ -22,9 +44,13 @@ class Problem(NamedTuple):
       structure: the network's channels.
       evaluate: [K, N] -> scores on a fixed batch of the training split; may be called inside jit.
       validate: [K, N] -> scores on the validation split; may be called inside jit.
-      cost: [N] -> cost as a fraction of the dense network's; may be called inside jit and vmap.
-      budget: a mask is feasible if its cost is at most this.
+      cost: [N] -> relative cost; may be called inside jit and vmap, unless it has to be measured
+        (see `traceable`). With one budget it is the fraction of the dense network's cost, with
+        several the part of its limit that the tightest budget takes up.
+      budget: a mask is feasible if its cost is at most this: the limit of the only budget, or 1.
       importance: float32 [N], non-negative, larger means keep.
+      budgets: each cost that is limited, on its own.
+      trainer: what trains candidates, for the methods that do; None where there are no data to.
     """
 
     structure: Structure
@@ -33,6 +59,20 @@ class Problem(NamedTuple):
     cost: Callable[[Array], Array]
     budget: float
     importance: Array
+    budgets: tuple[Budget, ...] = ()
+    trainer: Trainer | None = None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `cost` may be called inside jit: no budget has to be measured."""
+        return all(budget.traced is not None for budget in self.budgets)
+
+    @property
+    def limits(self) -> np.ndarray:
+        """float32 [m]: the part of each dense cost that a search aims at."""
+        if not self.budgets:
+            return np.array([self.budget], np.float32)
+        return np.array([budget.target for budget in self.budgets], np.float32)
 
 
 def make_problem(
@@ -42,8 +82,8 @@ def make_problem(
     train: tuple[Array, Array],
     validation: tuple[Array, Array],
     *,
-    cost: str = "macs",
-    budget: float = 0.5,
+    cost: str | CostFunction | Sequence[str | CostFunction] = "macs",
+    budget: float | str | Sequence[float | str] = 0.5,
     chunk: int | None = None,
 ) -> Problem:
     """The problem of pruning a trained classifier to a budget.
@@ -54,56 +94,103 @@ def make_problem(
       params: the trained parameters.
       train: (x, y), the batch of the training split that rewards are computed on.
       validation: (x, y), held out of the training split; decides between candidates.
-      cost: one of `costs.NAMES`.
-      budget: the fraction of the dense cost that is allowed.
+      cost: one of `budgets.NAMES`, or a function of the compact network; or several of them.
+      budget: what is allowed of each cost, as `budgets.parse_limit` takes it.
       chunk: how many candidates are evaluated at once, see `evaluate`.
 
     Raises:
-      UserError: the budget is outside (0, 1] or below what can be reached, the cost is unknown, or
-        the network has nothing to prune.
+      UserError: a budget is impossible or below what can be reached, a cost is unknown, or the
+        network has nothing to prune.
     """
-    check_budget(structure, cost, budget)
-    masked_apply = masked(apply, structure)
-    cost_of, whole = costs.get(cost), costs.dense(structure, cost)
+    names = [cost] if isinstance(cost, str) or callable(cost) else list(cost)
+    limits = [budget] if isinstance(budget, float | int | str) else list(budget)
+    if len(names) != len(limits):
+        raise UserError(f"{len(names)} costs need as many budgets, got {len(limits)}")
+    return assemble(
+        structure,
+        masked(apply, structure),
+        params,
+        train,
+        validation,
+        budgets=make_budgets(
+            apply, structure, params, train[0][:1], list(zip(names, limits, strict=True))
+        ),
+        chunk=chunk,
+    )
+
+
+def assemble(
+    structure: Structure,
+    masked_apply: Callable[..., Array],
+    params: Any,
+    train: tuple[Array, Array],
+    validation: tuple[Array, Array],
+    *,
+    budgets: tuple[Budget, ...],
+    trainer: Trainer | None = None,
+    chunk: int | None = None,
+) -> Problem:
+    """A problem from its parts; `make_problem` says what they are."""
 
     def on(x: Array, y: Array) -> Callable[[Array], Scores]:
         return lambda masks: evaluate(
             masked_apply, params, structure.unflatten(masks.astype(jnp.float32)), x, y, chunk=chunk
         )
 
+    cost, limit = _combined(budgets)
     return Problem(
         structure=structure,
         evaluate=on(*train),
         validate=on(*validation),
-        cost=lambda mask: (
-            cost_of(structure, structure.unflatten(jnp.asarray(mask, jnp.float32))) / whole
-        ),
-        budget=budget,
+        cost=cost,
+        budget=limit,
         importance=importance.l1(structure, params),
+        budgets=budgets,
+        trainer=trainer,
     )
 
 
-def check_budget(structure: Structure, cost: str, budget: float) -> None:
-    """Raises UserError unless some mask meets the budget."""
-    if not structure.groups:
-        raise UserError(
-            "the network has no channels that can be removed; print the structure to see why"
-        )
-    costs.get(cost)
-    if not 0 < budget <= 1:
-        raise UserError(
-            f"budget {budget:g} is outside (0, 1]; it is the fraction of {cost} to keep"
-        )
-    least = costs.smallest(structure, cost) / costs.dense(structure, cost)
-    if budget < least:
-        raise UserError(
-            f"budget {budget:g} cannot be reached: with one channel left in every group "
-            f"{least:.4g} of the {cost} remain; give a budget of at least {_round_up(least)}"
-        )
+def _combined(budgets: tuple[Budget, ...]) -> tuple[Callable[[Array], Array], float]:
+    """One relative cost that is within one limit if all budgets are met."""
+    measured = [budget.name for budget in budgets if budget.traced is None]
+    if measured:
+
+        def unknown(mask: Array) -> Array:
+            raise UserError(
+                f"the cost {measured[0]} is known only after it was measured, which this method "
+                "cannot wait for; use another method, such as crl, magnitude or random"
+            )
+
+        return unknown, 1.0 if len(budgets) > 1 else budgets[0].target
+    if len(budgets) == 1:
+        assert budgets[0].traced is not None
+        return budgets[0].traced, budgets[0].target
+
+    def tightest(mask: Array) -> Array:
+        parts = [budget.traced(mask) / budget.target for budget in budgets if budget.traced]
+        return jnp.stack(parts).max()
+
+    return tightest, 1.0
 
 
-def _round_up(value: float) -> str:
-    return f"{np.ceil(value * 1e4) / 1e4:g}"
+def shares(problem: Problem, masks: Any) -> np.ndarray:
+    """The cost of candidates under each budget, as fractions of the dense costs.
+
+    Args:
+      problem: the problem.
+      masks: [K, N], 1 = keep.
+
+    Returns:
+      float32 [K, m].
+    """
+    if not problem.budgets:
+        return np.asarray(jax.vmap(problem.cost)(jnp.asarray(masks, jnp.float32)))[:, None]
+    return np.stack([budget.shares(masks) for budget in problem.budgets], axis=-1)
+
+
+def relative_cost(problem: Problem, parts: Any) -> Any:
+    """`Problem.cost` from the shares of the budgets: [..., m] -> [...]."""
+    return parts[..., 0] if parts.shape[-1] == 1 else (parts / problem.limits).max(-1)
 
 
 class Archive(NamedTuple):
@@ -111,10 +198,10 @@ class Archive(NamedTuple):
 
     Attributes:
       masks: uint8 [n, N].
-      cost: float32 [n], fraction of the dense cost.
+      cost: float32 [n], as `Problem.cost` gives it.
       loss: float32 [n], on the batch of the training split.
       accuracy: float32 [n], on the batch of the training split.
-      validation: float32 [n], accuracy on the validation split.
+      validation: float32 [n], accuracy on the validation split; NaN where it was not looked at.
     """
 
     masks: np.ndarray
@@ -127,8 +214,8 @@ class Archive(NamedTuple):
 def ranking(archive: Archive, budget: float) -> np.ndarray:
     """The indices of the feasible candidates, the best first.
 
-    Higher validation accuracy is better; among equals higher training accuracy, then lower loss,
-    then the earlier candidate. Masks that occur again are left out.
+    Higher validation accuracy is better, none is worst; among equals higher training accuracy, then
+    lower loss, then the earlier candidate. Masks that occur again are left out.
 
     Returns:
       int [m], m >= 1.
@@ -141,11 +228,8 @@ def ranking(archive: Archive, budget: float) -> np.ndarray:
         raise ValueError(
             f"none of the {len(archive.cost)} candidates has a cost of at most {budget:g}"
         )
-    order = feasible[
-        np.lexsort(
-            (archive.loss[feasible], -archive.accuracy[feasible], -archive.validation[feasible])
-        )
-    ]
+    validation = np.nan_to_num(archive.validation[feasible], nan=-1.0)
+    order = feasible[np.lexsort((archive.loss[feasible], -archive.accuracy[feasible], -validation))]
     _, first = np.unique(archive.masks[order], axis=0, return_index=True)
     return order[np.sort(first)]
 
@@ -163,9 +247,12 @@ class SearchResult(NamedTuple):
       archive: all candidates.
       episodes: how many episodes were played (for methods that have none: candidates tried).
       state: the search's last state.
+      variables: the weights that the mask was found with, where the search trained the network
+        itself; None if they are the dense network's.
     """
 
     mask: np.ndarray
     archive: Archive
     episodes: int
     state: Any
+    variables: Any = None

@@ -9,12 +9,19 @@ from jax import Array
 
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
-from jaxprune.problem import Archive, Problem, best
+from jaxprune.problem import Archive, Problem, best, relative_cost, shares
 
 
 @functools.partial(jax.jit, static_argnames="rules")
-def _costs(rules: Rules, masks: Array) -> Array:
+def _traced_costs(rules: Rules, masks: Array) -> Array:
     return jax.vmap(lambda mask: filterwise.cost(rules, mask))(masks)
+
+
+def relative_costs(problem: Problem, masks: Array) -> np.ndarray:
+    """`Problem.cost` of candidates `[K, N]`, measured where it must be: float32 `[K]`."""
+    if problem.traceable:
+        return np.asarray(_traced_costs(filterwise.rules(problem), masks), np.float32)
+    return relative_cost(problem, shares(problem, masks))
 
 
 def empty(num_filters: int) -> Archive:
@@ -31,7 +38,7 @@ def extend(archive: Archive, problem: Problem, masks: Array) -> Archive:
     train, validation = problem.evaluate(inputs), problem.validate(inputs)
     new = Archive(
         masks=np.asarray(masks, np.uint8),
-        cost=np.asarray(_costs(filterwise.rules(problem), masks), np.float32),
+        cost=relative_costs(problem, masks),
         loss=np.asarray(train.loss, np.float32),
         accuracy=np.asarray(train.accuracy, np.float32),
         validation=np.asarray(validation.accuracy, np.float32),

@@ -38,7 +38,7 @@ def uniform_l1(problem: Problem) -> Array:
     """
     rules = filterwise.rules(problem)
     rank = groups.rank(rules.sizes, problem.importance)
-    return least_removal(rules, (rank + 0.5) / groups.size(rules.sizes))
+    return least_removal(problem, (rank + 0.5) / groups.size(rules.sizes))
 
 
 def global_l1(problem: Problem) -> Array:
@@ -57,7 +57,7 @@ def global_l1(problem: Problem) -> Array:
         ValueError: the budget cannot be met even with one filter in each group.
     """
     rules = filterwise.rules(problem)
-    return least_removal(rules, relative_importance(rules, problem.importance))
+    return least_removal(problem, relative_importance(rules, problem.importance))
 
 
 def relative_importance(rules: filterwise.Rules, importance: Array) -> Array:

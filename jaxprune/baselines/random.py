@@ -37,7 +37,7 @@ def random_mask(problem: Problem, key: Array) -> Array:
     """
     rules = filterwise.rules(problem)
     order = jax.random.permutation(key, rules.num_filters)
-    return least_removal(rules, order.astype(jnp.float32))
+    return least_removal(problem, order.astype(jnp.float32))
 
 
 @dataclass(frozen=True)

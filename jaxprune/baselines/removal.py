@@ -4,17 +4,24 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxprune.envs import filterwise, groups
 from jaxprune.envs.filterwise import Rules
+from jaxprune.problem import Problem, relative_cost, shares
+
+
+def _positions(rules: Rules, score: Array) -> Array:
+    """When each filter goes, int32 `[N]`; the highest of each group after all others."""
+    stays = groups.rank(rules.sizes, score) == groups.size(rules.sizes) - 1
+    order = jnp.argsort(jnp.where(stays, jnp.inf, score), stable=True)
+    return jnp.zeros_like(order).at[order].set(jnp.arange(rules.num_filters))
 
 
 @functools.partial(jax.jit, static_argnames="rules")
 def _least_removal(rules: Rules, score: Array) -> tuple[Array, Array, Array]:
-    stays = groups.rank(rules.sizes, score) == groups.size(rules.sizes) - 1
-    order = jnp.argsort(jnp.where(stays, jnp.inf, score), stable=True)
-    position = jnp.zeros_like(order).at[order].set(jnp.arange(rules.num_filters))
+    position = _positions(rules, score)
 
     def without(count: Array) -> Array:
         return (position >= count).astype(jnp.uint8)
@@ -33,14 +40,16 @@ def _least_removal(rules: Rules, score: Array) -> tuple[Array, Array, Array]:
     return mask, filterwise.cost(rules, mask), filterwise.feasible(rules, mask)
 
 
-def least_removal(rules: Rules, score: Array) -> Array:
+def least_removal(problem: Problem, score: Array) -> Array:
     """Removes filters in increasing order of their score until the budget is just met.
 
     The filter with the highest score of each group always stays. The cost must not rise when a
-    filter is removed, as that of no network does; then one filter fewer would break the budget.
+    filter is removed, as that of no network does; then one filter fewer would break the budget. A
+    cost that has to be measured may scatter: then the removal is one that was measured to be within
+    the budget, and not surely the least.
 
     Args:
-        rules: the cost, the budget and the groups.
+        problem: the costs, the budgets and the groups.
         score: finite `[N]`, the lowest goes first; ties by index.
 
     Returns:
@@ -49,10 +58,35 @@ def least_removal(rules: Rules, score: Array) -> Array:
     Raises:
         ValueError: the budget cannot be met even with one filter in each group.
     """
-    mask, cost, feasible = _least_removal(rules, score)
+    rules = filterwise.rules(problem)
+    if problem.traceable:
+        mask, cost, feasible = _least_removal(rules, score)
+    else:
+        mask, cost, feasible = _measured_removal(problem, rules, score)
     if not feasible:
         raise ValueError(
             f"budget {rules.budget:g} cannot be met: with one filter left in each group the "
             f"relative cost is {float(cost):.4g}; choose a budget of at least that"
         )
     return mask
+
+
+def _measured_removal(problem: Problem, rules: Rules, score: Array) -> tuple[Array, float, bool]:
+    """The same on the host, where each look at the cost may take a while."""
+    position = np.asarray(_positions(rules, score))
+
+    def cost_without(count: int) -> float:
+        mask = (position >= count)[None].astype(np.uint8)
+        return float(relative_cost(problem, shares(problem, mask))[0])
+
+    low, high = 0, rules.num_filters - len(rules.sizes)
+    cost = cost_without(high)
+    feasible = cost <= rules.budget
+    while feasible and low < high:  # what `high` removes was measured to be enough
+        middle = (low + high) // 2
+        middle_cost = cost_without(middle)
+        if middle_cost <= rules.budget:
+            high, cost = middle, middle_cost
+        else:
+            low = middle + 1
+    return jnp.asarray(position >= high, jnp.uint8), cost, feasible

@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxprune.problem import Archive
 from jaxprune.report import figures
-from jaxprune.report.text import COSTS, report_text
+from jaxprune.report.text import cost_axis, report_text
 
 __all__ = ["figures", "report_text", "write_report"]
 
 Point = tuple[float, float]
-"""(cost as a fraction of the dense network's, accuracy in [0, 1])."""
+"""(relative cost as `Problem.cost` has it, accuracy in [0, 1])."""
 
 
 def write_report(
@@ -24,6 +24,7 @@ def write_report(
     metrics: Sequence[Mapping[str, Any]],
     dense_widths: Mapping[str, int],
     points: Mapping[str, Point],
+    budget: float,
 ) -> None:
     """Writes report.md and figures/ into the folder of a run.
 
@@ -35,6 +36,7 @@ def write_report(
         dense_widths: {group: channels of the dense network}.
         points: {"dense", "pruned" and each baseline: cost and validation accuracy before
             fine-tuning}.
+        budget: The relative cost that the search allowed, as `Problem.budget`.
     """
     (folder / "figures").mkdir(exist_ok=True)
     drawn = {
@@ -43,16 +45,20 @@ def write_report(
             archive.cost,
             archive.validation,
             points,
-            budget=result["budget"],
-            cost_name=COSTS[result["cost"]],
+            budget=budget,
+            cost_name=cost_axis(result["budgets"]),
         ),
         "progress": figures.progress(
             archive.validation,
-            np.asarray(archive.cost) <= result["budget"],
+            np.asarray(archive.cost) <= budget,
             points,
             rounds=[int(line["candidates"]) for line in metrics],
         ),
     }
+    if metrics and "multiplier" in metrics[0]:
+        drawn["learning"] = figures.constrained_learning(
+            metrics, [budget["cost"] for budget in result["budgets"]], list(dense_widths)
+        )
     for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.png", dpi=144)
-    (folder / "report.md").write_text(report_text(result, dense_widths))
+    (folder / "report.md").write_text(report_text(result, dense_widths, list(drawn)))

@@ -74,17 +74,19 @@ def candidates(
     The axis of the cost spans the candidates; the dense network, far to the right, is a level.
 
     Args:
-        cost: `[n]`, fraction of the dense cost.
-        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1].
+        cost: `[n]`, relative cost.
+        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1]; NaN for the
+            candidates that it was not measured for, which are left out.
         points: {name in `MARKERS`: (cost, accuracy)}.
         budget: The cost that was allowed.
-        cost_name: What the cost counts.
+        cost_name: What the relative cost is, for the axis.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.axvline(budget, color=ACCENT, lw=1.2, label=f"budget {budget:g}")
-    count = len(np.asarray(cost))
-    axes.scatter(cost, accuracy, s=14, color=QUIET, alpha=0.7, lw=0, label=f"{count} candidates")
+    count, seen = len(np.asarray(cost)), int(np.isfinite(np.asarray(accuracy)).sum())
+    label = f"{count} candidates" if seen == count else f"{seen} of {count} candidates"
+    axes.scatter(cost, accuracy, s=14, color=QUIET, alpha=0.7, lw=0, label=label)
     for name, (label, marker, colour) in MARKERS.items():
         if name == "dense" and name in points:
             axes.axhline(points[name][1], color=colour, lw=1, ls=DASHES, label=label)
@@ -101,7 +103,7 @@ def candidates(
                 label=label,
             )
     axes.margins(x=0.06)
-    axes.set_xlabel(f"{cost_name} left, as a fraction of the dense network's", fontsize=9)
+    axes.set_xlabel(cost_name, fontsize=9)
     _accuracy_axis(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     _plain(axes)
@@ -118,7 +120,8 @@ def progress(
     """How the search went: every candidate in order, and the best feasible one so far.
 
     Args:
-        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1].
+        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1]; NaN for the
+            candidates that it was not measured for, which are left out.
         feasible: bool `[n]`, whether a candidate meets the budget.
         points: {name in `MARKERS`: (cost, accuracy)}; the baselines become levels.
         rounds: Candidates after each iteration.
@@ -134,7 +137,8 @@ def progress(
         if name in points and name != "pruned":
             axes.axhline(points[name][1], color=colour, lw=1, ls=DASHES, label=label)
     axes.scatter(number, accuracy, s=14, color=QUIET, alpha=0.7, lw=0, label="candidate")
-    best = np.maximum.accumulate(np.where(feasible, accuracy, -np.inf))
+    counts = feasible & np.isfinite(accuracy)
+    best = np.maximum.accumulate(np.where(counts, accuracy, -np.inf))
     known = np.isfinite(best)
     axes.step(number[known], best[known], where="post", color=STAR, lw=2, label="best so far")
     axes.set_xlim(0.5, max(len(accuracy), 1) + 0.5)
@@ -144,6 +148,66 @@ def progress(
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     _plain(axes)
     return figure
+
+
+def constrained_learning(
+    lines: Sequence[Mapping[str, Any]], budgets: Sequence[str], layers: Sequence[str]
+) -> Figure:
+    """How a constrained policy learned: reward, cost, multiplier and mean action.
+
+    The four graphs of Figures 5-1 to 5-12 of the thesis (Malik, LUMS 2021), over the timesteps. A
+    step where the fine-tuning before the reward changes is marked.
+
+    Args:
+        lines: What the search said after each iteration: "timesteps", "reward", "cost", "limit",
+            "multiplier" and "action" as `ppo_lagrangian.update` gives them, and "finetune_steps".
+        budgets: The name of each cost.
+        layers: The name of each layer that an action is for.
+    """
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    (reward, cost), (multiplier, action) = figure.subplots(2, 2, sharex=True)
+    steps = np.array([line["timesteps"] for line in lines])
+    colours = [ACCENT, STAR, "#9c36b5", "#5c7cfa"]
+
+    reward.plot(steps, [line["reward"] for line in lines], color=ACCENT, lw=1.4)
+    reward.set_title("reward", fontsize=9, color=INK)
+    for number, name in enumerate(budgets):
+        colour = colours[number % len(colours)]
+        values = [line["cost"][number] for line in lines]
+        cost.plot(steps, values, color=colour, lw=1.4, label=name)
+        limit = lines[-1]["limit"][number]
+        cost.axhline(limit, color=colour, lw=1, ls=DASHES, label=f"limit {limit:.3g}")
+        values = [line["multiplier"][number] for line in lines]
+        multiplier.plot(steps, values, color=colour, lw=1.4, label=name)
+    cost.set_title("cost, as a fraction of the dense network's", fontsize=9, color=INK)
+    cost.legend(frameon=False, fontsize=7)
+    multiplier.set_title("Lagrange multiplier", fontsize=9, color=INK)
+
+    actions = np.array([line["action"] for line in lines])
+    for number, name in enumerate(layers):
+        shade = 0.15 + 0.75 * number / max(len(layers) - 1, 1)
+        label = name if len(layers) <= 8 or number in (0, len(layers) - 1) else None
+        action.plot(steps, actions[:, number], color=_shade(shade), lw=0.9, label=label)
+    action.plot(steps, actions.mean(1), color=STAR, lw=1.8, label="mean")
+    action.set_title("mean action of each layer", fontsize=9, color=INK)
+    action.legend(frameon=False, fontsize=6, ncols=2)
+
+    tuned = np.array([line["finetune_steps"] for line in lines])
+    for axes in (reward, cost, multiplier, action):
+        for change in np.flatnonzero(np.diff(tuned)):
+            axes.axvline(steps[change], color=QUIET, lw=0.8, zorder=0)
+        _plain(axes)
+    for axes in (multiplier, action):
+        axes.set_xlabel("timesteps", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    return figure
+
+
+def _shade(position: float) -> tuple[float, float, float]:
+    """A colour between light grey and ink, for the layers of a network."""
+    light, dark = np.array([0.80, 0.84, 0.88]), np.array([0.12, 0.16, 0.20])
+    red, green, blue = light + position * (dark - light)
+    return float(red), float(green), float(blue)
 
 
 def _accuracy_axis(axes: Axes) -> None:

@@ -14,21 +14,22 @@ LABELS = {
 COSTS = {"macs": "multiply-adds", "params": "parameters", "neurons": "neurons"}
 
 
-def report_text(result: Mapping[str, Any], dense_widths: Mapping[str, int]) -> str:
+def report_text(
+    result: Mapping[str, Any], dense_widths: Mapping[str, int], figures: Sequence[str] = ()
+) -> str:
     """The report in Markdown.
 
     Args:
         result: The content of result.json.
         dense_widths: {group: channels of the dense network}.
+        figures: The names of the figures that were drawn, of which not every method has all.
     """
     dense, pruned = result["dense"], result["pruned"]
     search = result["search"]
-    cost = COSTS[result["cost"]]
     change = 100 * (pruned["test_accuracy"] - dense["test_accuracy"])
-    share = pruned[result["cost"]] / dense[result["cost"]]
     sections = [
         f"# {result['model']} on {result['dataset']}, pruned by {result['method']}",
-        f"{share:.1%} of the {cost} remain ({result['budget']:.0%} were allowed), "
+        "; ".join(map(_budget, result["budgets"])) + ". The network has "
         f"{pruned['params'] / dense['params']:.1%} of the parameters. The test accuracy is "
         f"{pruned['test_accuracy']:.2%}, {_points(change)} the dense network's "
         f"{dense['test_accuracy']:.2%}."
@@ -65,6 +66,11 @@ def report_text(result: Mapping[str, Any], dense_widths: Mapping[str, int]) -> s
         ),
         "![Accuracy against cost of all candidates](figures/candidates.png)",
         "![The best candidate so far](figures/progress.png)",
+        *(
+            ["![Reward, cost, multiplier and mean action](figures/learning.png)"]
+            if "learning" in figures
+            else []
+        ),
         "## The small network",
         "`model/` holds it: `network = jaxprune.load(folder)` gives it back without the code that "
         "made it, and `network(network.params, x)` computes its logits. Its outputs before "
@@ -72,6 +78,31 @@ def report_text(result: Mapping[str, Any], dense_widths: Mapping[str, int]) -> s
         f"most {result['compact_max_abs_difference']:.1e}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def cost_axis(budgets: Sequence[Mapping[str, Any]]) -> str:
+    """What the relative cost of a search is, in words."""
+    if len(budgets) > 1:
+        return "cost as a fraction of its limit, of the tightest budget"
+    name = budgets[0]["cost"]
+    return f"{COSTS.get(name, name)} left, as a fraction of the dense network's"
+
+
+def _budget(budget: Mapping[str, Any]) -> str:
+    """What remains of a cost and how much was allowed."""
+    name = COSTS.get(budget["cost"], budget["cost"])
+    if budget["amount"] is None:
+        return f"{budget['share']:.1%} of the {name} remain ({budget['limit']:.1%} were allowed)"
+    unit = budget["unit"] or name
+    what = "" if unit == name else f" {name}"
+    return (
+        f"{_amount(budget['pruned'])} {unit}{what} remain ({_amount(budget['amount'])} {unit} "
+        f"were allowed, the dense network has {_amount(budget['dense'])})"
+    )
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _results(result: Mapping[str, Any]) -> str:

@@ -102,9 +102,13 @@ def table(config: RunConfig, search: Any) -> str:
         *((f"search.{f.name}", getattr(search, f.name)) for f in dataclasses.fields(search)),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(
-        f"  {name:{width}}  {'default' if value is None else value}" for name, value in rows
-    )
+    return "\n".join(f"  {name:{width}}  {_shown(value)}" for name, value in rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "default" if value is None else str(value)
 
 
 def _value_of(option: str, argv: Sequence[str]) -> str | None:

@@ -36,6 +36,7 @@ def _main(argv: Sequence[str]) -> int:
     # From here on the libraries are needed; --help and most mistakes end before.
     from jaxprune import config, methods
     from jaxprune.run import display, pipeline
+    from jaxprune.run import job as jobs
     from jaxprune.run.compiled import keep_compiled
 
     config.check(options.run)
@@ -49,12 +50,12 @@ def _main(argv: Sequence[str]) -> int:
     try:
         with display.make() as shown:
             shown.say(f"data: loading {settings.dataset}")
-            job = pipeline.prepare(settings, options.search, methods.get(settings.method))
+            job = jobs.prepare(settings, options.search, methods.get(settings.method))
             if settings.dry_run:
                 return _end(_plan(job))
             shown.say(
                 f"run: {settings.method} prunes {settings.model} on {settings.dataset} to "
-                f"{settings.budget:.0%} of its {settings.cost}, in {out}"
+                f"{' and '.join(map(str, job.budgets))}, in {out}"
             )
             if settings.resume:
                 opened = folder.reopen(out)
@@ -79,19 +80,14 @@ def _end(text: str) -> int:
 
 
 def _plan(job: Any) -> str:
-    from jaxprune import costs
-
     config, structure = job.config, job.structure
-    dense = costs.dense(structure, config.cost)
-    least = costs.smallest(structure, config.cost)
     return "\n".join(
         [
             f"{config.model} for {config.dataset}:",
             "",
             str(structure),
             "",
-            f"budget: {config.budget:g} of {dense:,} {config.cost}; one channel in every group "
-            f"would leave {least:,}, so the smallest budget is {least / dense:.4g}",
+            *map(_reach, job.budgets),
             "",
             "settings:",
             arguments.table(config, job.search),
@@ -99,6 +95,13 @@ def _plan(job: Any) -> str:
             "--dry-run: no run was begun",
         ]
     )
+
+
+def _reach(budget: Any) -> str:
+    return (
+        f"budget: {budget}; the dense network has {budget.dense:,.10g} {budget.unit}, and the "
+        f"smallest budget is {budget.least:.4g} of it"
+    ).replace("  ", " ")
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -10,21 +10,21 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import costs, data, export, models, training
-from jaxprune.baselines import global_l1, random_mask, uniform_l1
-from jaxprune.config import RunConfig
-from jaxprune.dependency import CompactNetwork, Structure, compact, masked, trace
-from jaxprune.problem import Archive, Problem, check_budget, make_problem, ranking
+from jaxprune import costs, data, export, training
+from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
+from jaxprune.dependency import CompactNetwork, Structure, compact, masked
+from jaxprune.problem import Archive, Problem
 from jaxprune.report import write_report
+from jaxprune.run import measuring
 from jaxprune.run.display import Display
 from jaxprune.run.folder import RESULT, RunFolder, write_json
+from jaxprune.run.job import Job, latency_input, pose
 
 T = TypeVar("T")
 
@@ -33,65 +33,6 @@ BASELINES = ("uniform_l1", "global_l1", "random")
 LARGEST_DIFFERENCE = 1e-3
 """Of masked and compact outputs, as a fraction of the largest output: far above what another order
 of float32 sums can do, far below what one wrong channel does."""
-
-KEYS = {"search": 1, "random": 2, "finetune": 3}
-"""Streams of random numbers that do not depend on each other."""
-
-
-class Job(NamedTuple):
-    """What a run works on, known before anything is computed.
-
-    Attributes:
-        config: Settings of the run, with the model filled in.
-        search: Settings of the method.
-        method: The method's module.
-        dataset: The data.
-        network: The dense network.
-        preprocess: uint8 images to inputs of the network.
-        structure: The network's groups of channels.
-    """
-
-    config: RunConfig
-    search: Any
-    method: ModuleType
-    dataset: data.Dataset
-    network: models.Network
-    preprocess: data.Preprocess
-    structure: Structure
-
-    def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
-        """How weights are fitted in "pretrain" or "finetune"."""
-        epochs = getattr(self.config, f"{phase}_epochs")
-        recipe = training.default_recipe(self.network.name, self.dataset.name, phase=phase)
-        return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
-
-    def key(self, stream: str) -> jax.Array:
-        """The PRNG key of a stream of `KEYS`."""
-        return jax.random.fold_in(jax.random.PRNGKey(self.config.seed), KEYS[stream])
-
-
-def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
-    """Loads the data and traces the network; refuses what cannot work.
-
-    Args:
-        config: Settings that `config.check` has passed, resolved.
-        search: Settings of the method.
-        method: The method's module.
-
-    Raises:
-        UserError: The data are missing or damaged, the model does not fit the images, or the budget
-            cannot be reached.
-    """
-    dataset = data.load(config.dataset, config.data_dir, cache_dir=config.cache_dir)
-    if config.examples is not None:
-        dataset = data.subset(dataset, config.examples)
-    network = models.build(str(config.model), dataset.train.images.shape[1:], dataset.num_classes)
-    preprocess = data.preprocess(dataset, network.flat)
-    variables = jax.eval_shape(network.init, jax.random.PRNGKey(0))
-    inputs = jax.eval_shape(preprocess, dataset.train.images[:1])
-    structure = trace(network.apply, variables, inputs, prune_inputs=config.prune_inputs)
-    check_budget(structure, config.cost, config.budget)
-    return Job(config, search, method, dataset, network, preprocess, structure)
 
 
 def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
@@ -109,20 +50,33 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
         RuntimeError: A compact network differs from its masked one: a bug, nothing is reported.
     """
     variables = _pretrain(job, folder, display)
-    problem = _problem(job, variables)
+    known = folder.load_json("known_costs") if folder.has("known_costs") else {}
+    problem = pose(job, variables, known)
     answer = _search(job, problem, folder, display)
     archive = Archive(**answer["archive"])
-    masks = {**_finalists(job, archive), **_baselines(job, problem)}
+    found = answer.get("variables", variables)  # the weights that the search found its masks with
+    finalists = measuring.finalists(job, problem, found, archive, folder)
+    baselines = _baselines(job, problem)
+    masks = {**finalists, **baselines}
+    weights = {**dict.fromkeys(finalists, found), **dict.fromkeys(baselines, variables)}
     networks = {
-        name: compact(job.network.apply, job.structure, variables, mask)
+        name: compact(job.network.apply, job.structure, weights[name], mask)
         for name, mask in masks.items()
     }
-    differences = _verify(job, variables, networks, folder)
-    trained = _finetune(job, variables, networks, folder, display)
-    winner = _winner(job, networks, trained)
+    differences = _verify(job, weights, networks, folder)
+    trained = _finetune(job, weights, networks, folder, display)
+    measured = measuring.measure(problem, networks, trained, folder, display)
+    winner = _winner(job, problem, networks, trained, measured)
     masks, networks = _with_winner(masks, winner), _with_winner(networks, winner)
+    weights = _with_winner(weights, winner)
     trained, differences = _with_winner(trained, winner), _with_winner(differences, winner)
-    result = _evaluate(job, variables, networks, trained, answer, differences, folder, display)
+    budgets = [
+        measuring.budget_row(job, budget, measured, masks["pruned"], winner)
+        for budget in problem.budgets
+    ]
+    result = _evaluate(
+        job, variables, weights, networks, trained, answer, budgets, differences, folder, display
+    )
 
     display.begin("report")
     _export(job, dataclasses.replace(networks["pruned"], params=trained["pruned"]), folder)
@@ -133,6 +87,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
         metrics=folder.metrics("search"),
         dense_widths={group.name: group.size for group in job.structure.groups},
         points=_points(job, problem, masks),
+        budget=problem.budget,
     )
     write_json(folder.path / RESULT, result)
     display.end(f"{folder.path / 'report.md'}")
@@ -175,34 +130,14 @@ def _shapes(job: Job) -> Any:
     return jax.eval_shape(job.network.init, jax.random.PRNGKey(0))
 
 
-def _problem(job: Job, variables: Any) -> Problem:
-    def batch(split: data.Split) -> tuple[jax.Array, jax.Array]:
-        count = min(job.config.search_examples, len(split.labels))
-        _, part = split.divide(count, job.config.seed)
-        return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
-
-    def apply(variables: Any, x: jax.Array) -> jax.Array:
-        if job.config.statistics == "dense":
-            return job.network.apply(variables, x)
-        logits, _ = job.network.apply_train(variables, x)
-        return logits
-
-    return make_problem(
-        apply,
-        job.structure,
-        variables,
-        batch(job.dataset.train),
-        batch(job.dataset.validation),
-        cost=job.config.cost,
-        budget=job.config.budget,
-    )
-
-
 def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> dict[str, Any]:
-    """The answer: {"mask", "archive", "episodes", "seconds"}, of numpy arrays."""
+    """The answer: {"mask", "archive", "episodes", "seconds"}, of numpy arrays.
+
+    Where the search trained the network itself, its weights are the entry "variables".
+    """
     display.begin("search", _planned(job.search))
     if folder.has("answer"):
-        answer = folder.load("answer")
+        answer: dict[str, Any] = folder.load("answer")
         display.end(_found(len(answer["archive"]["cost"]), float(answer["seconds"])))
         return answer
 
@@ -213,14 +148,15 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         state, seconds = kept["state"], float(kept["seconds"])
     clock = _Clock(seconds)
 
-    def progress(state: Any, metrics: dict[str, float]) -> None:
+    def progress(state: Any, metrics: dict[str, Any]) -> None:
         folder.log("search", int(metrics["iteration"]), metrics)
         folder.save("search", {"state": state, "seconds": clock.seconds()})
+        if not problem.traceable:
+            folder.save_json("known_costs", measuring.known_costs(problem))
         done = metrics["candidates"] if hasattr(job.search, "candidates") else metrics["iteration"]
         display.step(
             done,
-            f"iteration {metrics['iteration']}, episode {metrics['episodes']}, best validation "
-            f"accuracy {metrics['best_accuracy']:.2%}",
+            f"iteration {metrics['iteration']}, episode {metrics['episodes']}, {_so_far(metrics)}",
         )
 
     found = job.method.search(
@@ -232,9 +168,17 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         "episodes": np.int64(found.episodes),
         "seconds": np.float64(clock.seconds()),
     }
+    if found.variables is not None:
+        answer["variables"] = found.variables
     folder.save("answer", answer)
     display.end(_found(len(found.archive.cost), clock.seconds()))
     return answer
+
+
+def _so_far(metrics: dict[str, Any]) -> str:
+    if not metrics["best_accuracy"]:
+        return "nothing within the budget yet"
+    return f"best validation accuracy {metrics['best_accuracy']:.2%}"
 
 
 class _Clock:
@@ -257,15 +201,6 @@ def _found(candidates: int, seconds: float) -> str:
     return f"{candidates} candidates in {seconds:.1f} s"
 
 
-def _finalists(job: Job, archive: Archive) -> dict[str, dict[str, np.ndarray]]:
-    """The masks of the search's best candidates, named by rank."""
-    best = ranking(archive, job.config.budget)[: job.config.finalists]
-    return {
-        f"finalist_{rank}": job.structure.unflatten(archive.masks[index])
-        for rank, index in enumerate(best, start=1)
-    }
-
-
 def _baselines(job: Job, problem: Problem) -> dict[str, dict[str, np.ndarray]]:
     flat = uniform_l1(problem), global_l1(problem), random_mask(problem, job.key("random"))
     return {
@@ -274,8 +209,22 @@ def _baselines(job: Job, problem: Problem) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _winner(job: Job, networks: dict[str, CompactNetwork], trained: dict[str, Any]) -> str:
-    """The fine-tuned finalist of highest validation accuracy; among equals, of lowest loss."""
+def _winner(
+    job: Job,
+    problem: Problem,
+    networks: dict[str, CompactNetwork],
+    trained: dict[str, Any],
+    measured: dict[str, measuring.Measured],
+) -> str:
+    """The fine-tuned finalist of highest validation accuracy; among equals, of lowest loss.
+
+    One that was measured to break a budget is never the answer.
+    """
+    finalists = [name for name in networks if name not in BASELINES]
+    if measured:
+        finalists = [name for name in finalists if measuring.within(problem, measured[name])]
+    if not finalists:
+        raise measuring.nothing_holds(problem)
 
     def order(name: str) -> tuple[float, float]:
         loss, accuracy = training.scores(
@@ -283,7 +232,7 @@ def _winner(job: Job, networks: dict[str, CompactNetwork], trained: dict[str, An
         )
         return -accuracy, loss
 
-    return min((name for name in networks if name not in BASELINES), key=order)
+    return min(finalists, key=order)
 
 
 def _with_winner(of_all: dict[str, T], winner: str) -> dict[str, T]:
@@ -292,7 +241,7 @@ def _with_winner(of_all: dict[str, T], winner: str) -> dict[str, T]:
 
 
 def _verify(
-    job: Job, variables: Any, networks: dict[str, CompactNetwork], folder: RunFolder
+    job: Job, weights: dict[str, Any], networks: dict[str, CompactNetwork], folder: RunFolder
 ) -> dict[str, float]:
     """The largest absolute difference of masked and compact logits, on validation images."""
     if folder.has("differences"):
@@ -302,7 +251,7 @@ def _verify(
     differences = {}
     with jax.default_matmul_precision("highest"):  # TF32 and bfloat16 would hide a difference
         for name, small in networks.items():
-            expected = np.asarray(masked_apply(variables, small.masks, x))
+            expected = np.asarray(masked_apply(weights[name], small.masks, x))
             actual = np.asarray(jax.jit(small)(small.params, x))
             differences[name] = float(np.abs(actual - expected).max())
             scale = max(1.0, float(np.abs(expected).max()))
@@ -317,7 +266,7 @@ def _verify(
 
 def _finetune(
     job: Job,
-    variables: Any,
+    weights: dict[str, Any],
     networks: dict[str, CompactNetwork],
     folder: RunFolder,
     display: Display,
@@ -330,11 +279,11 @@ def _finetune(
         if folder.has(f"finetuned_{name}"):
             trained[name] = folder.load(f"finetuned_{name}", like=small.params)
             continue
-        twin = _same_masks(networks, name)
+        twin = _same_network(networks, weights, name)
         if twin is None:
             trained[name] = _finetune_one(
                 job,
-                variables,
+                weights[name],
                 small,
                 recipe,
                 _finetune_progress(name, number * recipe.epochs, recipe.epochs, folder, display),
@@ -379,11 +328,15 @@ def _finetune_progress(
     return progress
 
 
-def _same_masks(networks: dict[str, CompactNetwork], name: str) -> str | None:
-    """An earlier network with the masks of this one, which must end with the same numbers."""
+def _same_network(
+    networks: dict[str, CompactNetwork], weights: dict[str, Any], name: str
+) -> str | None:
+    """An earlier network with the same masks and weights, which must end with the same numbers."""
     for other in networks:
         if other == name:
             return None
+        if weights[other] is not weights[name]:
+            continue
         pairs = zip(networks[other].masks.values(), networks[name].masks.values(), strict=True)
         if all(np.array_equal(left, right) for left, right in pairs):
             return other
@@ -393,9 +346,11 @@ def _same_masks(networks: dict[str, CompactNetwork], name: str) -> str | None:
 def _evaluate(
     job: Job,
     variables: Any,
+    weights: dict[str, Any],
     networks: dict[str, CompactNetwork],
     trained: dict[str, Any],
     answer: dict[str, Any],
+    budgets: list[dict[str, Any]],
     differences: dict[str, float],
     folder: RunFolder,
     display: Display,
@@ -409,7 +364,7 @@ def _evaluate(
     def accuracy(apply: Callable, params: Any, split: data.Split) -> float:
         return training.accuracy(apply, params, split, job.preprocess)
 
-    x = job.preprocess(jnp.asarray(job.dataset.validation.images[: job.config.latency_batch]))
+    x = latency_input(job.config, job.dataset, job.preprocess)
     rows: dict[str, dict[str, Any]] = {
         "dense": {
             "test_accuracy": accuracy(job.network.apply, variables, job.dataset.test),
@@ -420,7 +375,7 @@ def _evaluate(
     }
     display.step(1, "dense")
     for name, small in networks.items():
-        twin = _same_masks(networks, name)
+        twin = _same_network(networks, weights, name)
         rows[name] = (
             rows[twin]
             if twin
@@ -445,9 +400,8 @@ def _evaluate(
         "dataset": config.dataset,
         "seed": config.seed,
         "examples": config.examples,
-        "cost": config.cost,
-        "budget": config.budget,
-        "feasible": rows["pruned"][config.cost] <= config.budget * rows["dense"][config.cost],
+        "budgets": budgets,
+        "feasible": all(budget["met"] for budget in budgets),
         "dense": rows["dense"],
         "pruned": rows["pruned"],
         "baselines": {name: rows[name] for name in BASELINES},
@@ -477,10 +431,10 @@ def _points(job: Job, problem: Problem, masks: dict[str, Any]) -> dict[str, tupl
         + [jnp.asarray(job.structure.flatten(mask), jnp.float32) for mask in masks.values()]
     )
     accuracies = np.asarray(problem.validate(flat).accuracy)
-    shares = np.asarray(jax.vmap(problem.cost)(flat))
+    relative = candidates.relative_costs(problem, flat)
     return {
-        name: (float(share), float(accuracy))
-        for name, share, accuracy in zip(["dense", *masks], shares, accuracies, strict=True)
+        name: (float(cost), float(accuracy))
+        for name, cost, accuracy in zip(["dense", *masks], relative, accuracies, strict=True)
     }
 
 

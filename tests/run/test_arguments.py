@@ -22,7 +22,7 @@ def test_defaults():
 def test_method_decides_the_options(words):
     parsed = arguments.parse([*words, "--search.candidates", "5", "--budget", "0.25"])
     assert parsed.search == methods.get("random").Config(candidates=5)
-    assert parsed.run == RunConfig(method="random", budget=0.25)
+    assert parsed.run == RunConfig(method="random", budget=("0.25",))
 
 
 def test_options_of_another_method_are_refused(capsys):
@@ -34,7 +34,7 @@ def test_options_of_another_method_are_refused(capsys):
 
 def test_unknown_method_is_refused_with_the_valid_ones():
     with pytest.raises(
-        UserError, match="unknown method 'x'; the methods are: mcts, magnitude, random"
+        UserError, match="unknown method 'x'; the methods are: mcts, crl, magnitude, random"
     ):
         arguments.parse(["--method", "x"])
 
@@ -42,7 +42,7 @@ def test_unknown_method_is_refused_with_the_valid_ones():
 @pytest.fixture
 def interrupted(tmp_path):
     """A run folder with settings other than the defaults."""
-    run = RunConfig(method="random", model="cnn", budget=0.3, seed=4)
+    run = RunConfig(method="random", model="cnn", budget=("0.3",), seed=4)
     folder.create(
         tmp_path / "run", to_json(run, methods.get("random").Config(candidates=9))
     ).__exit__()
@@ -52,7 +52,7 @@ def interrupted(tmp_path):
 def test_resuming_takes_the_settings_of_the_run(interrupted):
     parsed = arguments.parse(["--resume", "--out", str(interrupted)])
     assert parsed.run == RunConfig(
-        method="random", model="cnn", budget=0.3, seed=4, resume=True, out=interrupted
+        method="random", model="cnn", budget=("0.3",), seed=4, resume=True, out=interrupted
     )
     assert parsed.search.candidates == 9
 

@@ -45,7 +45,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxprune.agents.mcts import queue as queues
 from jaxprune.agents.mcts import tree
@@ -57,7 +56,8 @@ from jaxprune.baselines import candidates
 from jaxprune.baselines.magnitude import global_l1, relative_importance, uniform_l1
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
-from jaxprune.problem import Archive, Problem, Scores, SearchResult, best
+from jaxprune.evaluate import Scores, separated
+from jaxprune.problem import Archive, Problem, SearchResult, best
 
 
 class State(NamedTuple):
@@ -153,37 +153,11 @@ def policy_value(
     return jnp.where(legal, logits, tree.ILLEGAL_LOGIT), values
 
 
-class Accuracy(NamedTuple):
-    """The training accuracy of masks, `function(constants, masks [K, N]) -> [K]`."""
-
-    function: Callable[[list[Array], Array], Array]
-    constants: list[Array]
-
-
-@functools.lru_cache(maxsize=4)
-def accuracy_of(evaluate: Callable[[Array], Scores], masks: tuple[int, int]) -> Accuracy:
-    """Splits `Problem.evaluate` into a function and the arrays it closes over.
-
-    A jitted function that calls `evaluate` itself would hold the images and the parameters as
-    constants, and XLA spends many seconds computing with constants when it compiles.
-
-    Args:
-        evaluate: masks -> scores.
-        masks: shape of the masks, (K, N).
-    """
-    closed = jax.make_jaxpr(lambda masks: evaluate(masks).accuracy)(jnp.zeros(masks))
-
-    def function(constants: list[Array], masks: Array) -> Array:
-        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(masks)[0]
-
-    return Accuracy(function, closed.consts)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "rules", "accuracy"))
+@functools.partial(jax.jit, static_argnames=("config", "rules", "evaluate"))
 def self_play(
     config: Config,
     rules: Rules,
-    accuracy: Callable[[list[Array], Array], Array],
+    evaluate: Callable[[list[Array], Array], Scores],
     constants: list[Array],
     importance: Array,
     variables: Any,
@@ -197,7 +171,10 @@ def self_play(
         return policy_value(config, rules, importance, variables, masks)
 
     if config.terminal == "evaluate":
-        score = functools.partial(accuracy, constants)
+
+        def score(masks: Array) -> Array:
+            return evaluate(constants, masks).accuracy
+
         judgement = tree.judge(rules, score, baseline, config.evaluation_batch)
     else:
         judgement = tree.guess(rules, assess)
@@ -400,11 +377,11 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
 
     settings = _within_a_round(config)
     chunk = min(config.evaluation_batch, config.games)
-    accuracy = accuracy_of(problem.evaluate, (chunk, rules.num_filters))
+    evaluate = separated(problem.evaluate, (chunk, rules.num_filters))
     played = self_play(
         settings,
         rules,
-        *accuracy,
+        *evaluate,
         importance,
         state.variables,
         state.queue,

@@ -18,6 +18,7 @@ from jaxprune.agents.mcts import agent, tree
 from jaxprune.agents.mcts import queue as queues
 from jaxprune.baselines import global_l1
 from jaxprune.envs import filterwise
+from jaxprune.evaluate import separated
 from jaxprune.problem import Problem, make_problem
 
 KEY = jax.random.PRNGKey(0)
@@ -47,7 +48,7 @@ def play(config: mcts.Config, problem: Problem, baseline: float) -> agent.SelfPl
     return agent.self_play(
         agent._within_a_round(config),
         filterwise.rules(problem),
-        *agent.accuracy_of(problem.evaluate, (1, 8)),
+        *separated(problem.evaluate, (1, 8)),
         jnp.asarray(problem.importance, jnp.float32),
         state.variables,
         state.queue,

@@ -1,0 +1,148 @@
+"""What a run works on, put together and checked before anything is computed."""
+
+import dataclasses
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import costs, data, models, training
+from jaxprune.budgets import Budget, make_budgets
+from jaxprune.config import RunConfig
+from jaxprune.dependency import Structure, masked, trace
+from jaxprune.problem import Problem, assemble
+
+KEYS = {"search": 1, "random": 2, "finetune": 3}
+"""Streams of random numbers that do not depend on each other."""
+
+
+class Job(NamedTuple):
+    """What a run works on, known before anything is computed.
+
+    Attributes:
+        config: Settings of the run, with the model filled in.
+        search: Settings of the method.
+        method: The method's module.
+        dataset: The data.
+        network: The dense network.
+        preprocess: uint8 images to inputs of the network.
+        structure: The network's groups of channels.
+        budgets: What the untrained network may have of each cost.
+    """
+
+    config: RunConfig
+    search: Any
+    method: ModuleType
+    dataset: data.Dataset
+    network: models.Network
+    preprocess: data.Preprocess
+    structure: Structure
+    budgets: tuple[Budget, ...]
+
+    def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
+        """How weights are fitted in "pretrain" or "finetune"."""
+        epochs = getattr(self.config, f"{phase}_epochs")
+        recipe = training.default_recipe(self.network.name, self.dataset.name, phase=phase)
+        return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+
+    def key(self, stream: str) -> jax.Array:
+        """The PRNG key of a stream of `KEYS`."""
+        return jax.random.fold_in(jax.random.PRNGKey(self.config.seed), KEYS[stream])
+
+
+def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
+    """Loads the data and traces the network; refuses what cannot work.
+
+    Args:
+        config: Settings that `config.check` has passed, resolved.
+        search: Settings of the method.
+        method: The method's module.
+
+    Raises:
+        UserError: The data are missing or damaged, the model does not fit the images, or the budget
+            cannot be reached.
+    """
+    dataset = data.load(config.dataset, config.data_dir, cache_dir=config.cache_dir)
+    if config.examples is not None:
+        dataset = data.subset(dataset, config.examples)
+    network = models.build(str(config.model), dataset.train.images.shape[1:], dataset.num_classes)
+    preprocess = data.preprocess(dataset, network.flat)
+    variables = jax.eval_shape(network.init, jax.random.PRNGKey(0))
+    inputs = jax.eval_shape(preprocess, dataset.train.images[:1])
+    structure = trace(network.apply, variables, inputs, prune_inputs=config.prune_inputs)
+    if any(cost not in costs.NAMES for cost in config.cost):
+        variables = network.init(jax.random.PRNGKey(0))  # something to measure
+    x = latency_input(config, dataset, preprocess)
+    budgets = _budgets(config, network, structure, variables, x, None)
+    return Job(config, search, method, dataset, network, preprocess, structure, budgets)
+
+
+def latency_input(
+    config: RunConfig, dataset: data.Dataset, preprocess: data.Preprocess
+) -> jax.Array:
+    """The batch whose time is measured."""
+    return preprocess(jnp.asarray(dataset.validation.images[: config.latency_batch]))
+
+
+def _budgets(
+    config: RunConfig,
+    network: models.Network,
+    structure: Structure,
+    variables: Any,
+    x: jax.Array,
+    known: dict[str, dict[str, float]] | None,
+) -> tuple[Budget, ...]:
+    return make_budgets(
+        network.apply,
+        structure,
+        variables,
+        x,
+        list(zip(config.cost, config.budget, strict=True)),
+        margin=config.latency_margin,
+        known=known,
+    )
+
+
+def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Problem:
+    """The problem that the search works on.
+
+    Args:
+        job: What the run works on.
+        variables: The trained dense network.
+        known: {cost: {key: value}}, what was measured before the run was interrupted.
+    """
+
+    def batch(split: data.Split) -> tuple[jax.Array, jax.Array]:
+        count = min(job.config.search_examples, len(split.labels))
+        _, part = split.divide(count, job.config.seed)
+        return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
+
+    def apply(variables: Any, x: jax.Array) -> jax.Array:
+        if job.config.statistics == "dense":
+            return job.network.apply(variables, x)
+        logits, _ = job.network.apply_train(variables, x)
+        return logits
+
+    x = latency_input(job.config, job.dataset, job.preprocess)
+    train, validation = batch(job.dataset.train), batch(job.dataset.validation)
+    return assemble(
+        job.structure,
+        masked(apply, job.structure),
+        variables,
+        train,
+        validation,
+        budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
+        trainer=training.make_trainer(
+            job.network,
+            job.structure,
+            variables,
+            job.dataset.train,
+            job.preprocess,
+            finetune=job.recipe("finetune"),
+            pretrain=job.recipe("pretrain"),
+            scored=apply,
+            train=train,
+            validation=validation,
+        ),
+    )

@@ -1,0 +1,55 @@
+"""What tests of the command share: reading results, and stopping processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def lasting(result):
+    """A result without its times."""
+    if isinstance(result, dict):
+        return {
+            name: lasting(value)
+            for name, value in result.items()
+            if name not in ("latency_ms", "seconds")
+        }
+    return result
+
+
+# A job in the background ignores Ctrl-C, and hands that on to what it starts.
+COMMAND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("jaxprune.run", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(words):
+    environment = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def stop_when(process, milestone: Path, how: signal.Signals) -> str:
+    """Stops a process when a file appears, and returns what it said on stderr."""
+    until = time.monotonic() + 120
+    while not milestone.exists():
+        assert process.poll() is None, f"ended before {milestone}: {process.stderr.read()}"
+        assert time.monotonic() < until, f"{milestone} did not appear"
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    return errors
