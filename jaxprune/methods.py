@@ -11,12 +11,16 @@ from jaxprune.errors import UserError
 
 METHODS: dict[str, str] = {
     "mcts": "jaxprune.agents.mcts",
+    "crl": "jaxprune.agents.ppo_lagrangian",
     "magnitude": "jaxprune.baselines.magnitude",
     "random": "jaxprune.baselines.random",
 }
 """{name: module}. The modules are imported when they are asked for."""
 
 NAMES: tuple[str, ...] = tuple(METHODS)
+
+TRACED_ONLY: tuple[str, ...] = ("mcts",)
+"""Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 
 def get(name: str) -> ModuleType:

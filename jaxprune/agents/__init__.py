@@ -1,5 +1,5 @@
 """Agents that learn what to prune; each has the names Config, State, init, update and search."""
 
-from jaxprune.agents import mcts
+from jaxprune.agents import mcts, ppo_lagrangian
 
-__all__ = ["mcts"]
+__all__ = ["mcts", "ppo_lagrangian"]

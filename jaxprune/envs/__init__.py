@@ -1,5 +1,5 @@
 """Pruning as a decision process: pure functions from state and action to the next state."""
 
-from jaxprune.envs import filterwise
+from jaxprune.envs import filterwise, layerwise
 
-__all__ = ["filterwise"]
+__all__ = ["filterwise", "layerwise"]

@@ -16,6 +16,7 @@ from jaxprune.training.fitting import History, Progress, finetune, finetune_many
 from jaxprune.training.measuring import accuracy, scores
 from jaxprune.training.pretraining import pretrained
 from jaxprune.training.recipes import Recipe, default_recipe
+from jaxprune.training.searching import make_trainer
 
 __all__ = [
     "History",
@@ -26,6 +27,7 @@ __all__ = [
     "finetune",
     "finetune_many",
     "fit",
+    "make_trainer",
     "pretrained",
     "scores",
 ]

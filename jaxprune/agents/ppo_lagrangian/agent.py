@@ -1,0 +1,457 @@
+"""The CRL agent: prune layer by layer, learn from what the network lost and what it still costs.
+
+After "Neural Network Pruning through Constrained Reinforcement Learning" (Malik, Haider, Iqbal and
+Taj) and the thesis behind it (Malik, LUMS 2021). One `update` is one round:
+
+1. **Episodes**: `episodes` networks are pruned layer by layer (`envs.layerwise`), one action of the
+   policy for each layer, all at once.
+2. **Reward and cost** of the finished networks, in one batch: the reward is the accuracy (or minus
+   the loss) on images of the training split, after as many steps of fine-tuning as the schedule has
+   for this part of the search; the costs are what the budgets limit, of the binary masks, as
+   fractions of the dense network's. Both are paid at the last step.
+3. **Learning** (`learning.py`): the multipliers follow the violations, then the policy and the
+   critics take the steps of PPO.
+
+What the papers leave open, and departures from them, this project's own:
+
+- Beside the episodes, each round finishes one network by the policy's mean actions.
+- The answer is the best network within the budgets that was ever evaluated: of each round the
+  `validated` best by training accuracy are scored on the validation split, and the highest of these
+  wins. The papers take what the last policy gives, which may break its budget. If no episode met
+  the budgets, magnitude pruning does.
+- A round is `episodes` whole episodes, and the schedule and the ratio's clip (eq. 5.1) follow the
+  rounds; the thesis counts timesteps. 40,000 timesteps are `iterations * episodes * layers`.
+- The images that rewards are computed on stay the same, so that rewards can be compared.
+
+Where the costs can be traced and nothing is trained, a round is one compiled call besides keeping
+what it found; nothing is compiled after the first one.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune.agents.ppo_lagrangian import learning
+from jaxprune.agents.ppo_lagrangian.config import Config
+from jaxprune.agents.ppo_lagrangian.learning import Learner, Trajectories
+from jaxprune.baselines import candidates
+from jaxprune.baselines.magnitude import global_l1, uniform_l1
+from jaxprune.envs import groups, layerwise
+from jaxprune.envs.layerwise import Rules
+from jaxprune.errors import UserError
+from jaxprune.evaluate import Scores, separated
+from jaxprune.problem import Archive, Problem, SearchResult, best, relative_cost, shares
+
+
+class State(NamedTuple):
+    """Everything a search needs to go on, as arrays.
+
+    Attributes:
+        key: PRNG key for what is still to come, uint32 `[2]`.
+        learner: policy, critics, multipliers and running statistics.
+        weights: the network that is trained with the policy; () if its weights are given.
+        iteration: rounds played, int32 `[]`.
+        episodes: networks pruned, int32 `[]`.
+        archive: all finished networks.
+    """
+
+    key: Array
+    learner: Learner
+    weights: Any
+    iteration: np.int32
+    episodes: np.int32
+    archive: Archive
+
+
+class Episodes(NamedTuple):
+    """What a round plays; the last entry along K of `values` and `masks` is the mean policy's.
+
+    Attributes:
+        observations: float32 `[K, T, 6]`.
+        actions: float32 `[K, T, A]`, as drawn.
+        log_probs: float32 `[K, T]`.
+        values: float32 `[K + 1, N]`, what each channel is multiplied by.
+        masks: uint8 `[K + 1, N]`, 1 = keep.
+    """
+
+    observations: Array
+    actions: Array
+    log_probs: Array
+    values: Array
+    masks: Array
+
+
+class Outcome(NamedTuple):
+    """How the finished networks of a round do, K + 1 of them.
+
+    Attributes:
+        rewards: float32 `[K + 1]`.
+        costs: float32 `[K + 1, m]`, fractions of the dense costs.
+        train: scores of the binary masks on the batch of the training split.
+        validation: float32 `[K + 1]`, accuracy on the validation split, NaN where not looked at.
+    """
+
+    rewards: Array
+    costs: Array
+    train: Scores
+    validation: Array
+
+
+def rollout(
+    config: Config, rules: Rules, learner: Learner, rank: Array, progress: Array, key: Array
+) -> Episodes:
+    """Prunes K networks layer by layer as the policy draws, and one as its means say.
+
+    Args:
+        config: the agent's settings.
+        rules: the environment's rules.
+        learner: holds the policy.
+        rank: int32 `[N]`, the order of the channels within their groups.
+        progress: the part of the search that is over, in [0, 1].
+        key: consumed.
+    """
+    most = layerwise.largest_ratio(config.initial_ratio, config.ratio_rise, progress)
+    step = jax.vmap(functools.partial(layerwise.step, rules, rank), in_axes=(0, 0, None))
+
+    def decide(state: layerwise.State, key: Array) -> tuple[layerwise.State, tuple]:
+        observations = jax.vmap(functools.partial(layerwise.observe, rules))(state.step)
+        actions, log_probs = learning.act(config, learner, observations[:-1], key)
+        mean = learning.mean_action(config, learner, observations[-1:])
+        state = step(state, jnp.concatenate([actions, mean]), most).state
+        return state, (observations[:-1], actions, log_probs)
+
+    start = layerwise.reset(rules)
+    states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], config.episodes + 1, 0), start)
+    states, taken = jax.lax.scan(decide, states, jax.random.split(key, rules.num_steps))
+    masks = jax.vmap(functools.partial(layerwise.hard_mask, rules))(states.values)
+    observations, actions, log_probs = (jnp.moveaxis(leaf, 0, 1) for leaf in taken)
+    return Episodes(observations, actions, log_probs, states.values, masks)
+
+
+def learn(
+    config: Config,
+    learner: Learner,
+    episodes: Episodes,
+    rewards: Array,
+    costs: Array,
+    limits: Array,
+    key: Array,
+) -> tuple[Learner, Any]:
+    """PPO-Lagrangian on episodes whose `rewards [K]` and `costs [K, m]` are paid at their end."""
+    played, steps = episodes.log_probs.shape
+    trajectories = Trajectories(
+        observations=episodes.observations,
+        actions=episodes.actions,
+        log_probs=episodes.log_probs,
+        rewards=jnp.zeros((played, steps)).at[:, -1].set(rewards),
+        costs=jnp.zeros((played, steps, costs.shape[-1])).at[:, -1].set(costs),
+    )
+    return learning.learn(config, learner, trajectories, limits, key)
+
+
+def _reward(config: Config, scores: Scores) -> Array:
+    return scores.accuracy if config.reward == "accuracy" else -scores.loss
+
+
+_rollout = jax.jit(rollout, static_argnums=(0, 1))
+_learn = jax.jit(learn, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _round(
+    config: Config,
+    rules: Rules,
+    costs_of: tuple[Callable[[Array], Array], ...],
+    evaluate: Callable[..., Scores],
+    validate: Callable[..., Scores],
+    constants: tuple[list[Array], list[Array]],
+    learner: Learner,
+    rank: Array,
+    limits: Array,
+    progress: Array,
+    key: Array,
+) -> tuple[Learner, Any, Episodes, Outcome]:
+    """A whole round in one call: nothing is trained, and the costs can be traced."""
+    play_key, learn_key = jax.random.split(key)
+    episodes = rollout(config, rules, learner, rank, progress, play_key)
+    masks = episodes.masks.astype(jnp.float32)
+    costs = jnp.stack([jax.vmap(cost)(masks) for cost in costs_of], axis=-1)
+    train = evaluate(constants[0], masks)
+    if config.strategy == "fine":
+        rewards = _reward(config, evaluate(constants[0], episodes.values))
+    else:
+        rewards = _reward(config, train)
+    order = _by_training(train, (costs <= limits).all(-1))
+    chosen = order[: min(config.validated, len(order))]
+    accuracy = validate(constants[1], masks[chosen]).accuracy
+    validation = jnp.full(len(masks), jnp.nan).at[chosen].set(accuracy)
+    learner, metrics = learn(config, learner, episodes, rewards[:-1], costs[:-1], limits, learn_key)
+    return learner, metrics, episodes, Outcome(rewards, costs, train, validation)
+
+
+def _by_training(train: Scores, feasible: Array) -> Array:
+    """The candidates' indices, feasible ones first, then by training accuracy, then by loss."""
+    return jnp.lexsort((train.loss, -train.accuracy, ~feasible))
+
+
+def _outcome(
+    config: Config, problem: Problem, weights: Any, episodes: Episodes, steps: int, key: Array
+) -> Outcome:
+    """The same as in `_round`, for costs that are measured and networks that are trained."""
+    masks = episodes.masks.astype(jnp.float32)
+    costs = shares(problem, np.asarray(episodes.masks))
+    soft = config.strategy == "fine"
+    if steps and not config.online:
+        assert problem.trainer is not None
+        train, scores = problem.trainer.finetune(masks, steps, key)
+        seen = train
+        if soft:
+            seen, _ = problem.trainer.finetune(episodes.values, steps, key)
+        return Outcome(_reward(config, seen), jnp.asarray(costs), train, scores.accuracy)
+
+    evaluate, validate = problem.evaluate, problem.validate
+    if config.online:
+        assert problem.trainer is not None
+        evaluate = functools.partial(problem.trainer.evaluate, weights)
+        validate = functools.partial(problem.trainer.validate, weights)
+    train = evaluate(masks)
+    rewards = _reward(config, evaluate(episodes.values) if soft else train)
+    order = np.asarray(_by_training(train, jnp.asarray((costs <= problem.limits).all(-1))))
+    chosen = order[: min(config.validated, len(order))]
+    validation = np.full(len(masks), np.nan, np.float32)
+    validation[chosen] = validate(masks[chosen]).accuracy
+    return Outcome(rewards, jnp.asarray(costs), train, jnp.asarray(validation))
+
+
+def init(config: Config, problem: Problem, key: Array) -> State:
+    """The state before the first round.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budgets.
+        key: PRNG key, uint32 `[2]`.
+
+    Raises:
+        UserError: the settings ask for training, and the problem has nothing to train with.
+    """
+    if problem.trainer is None and (config.online or any(config.finetune_schedule)):
+        what = "online" if config.online else "finetune_schedule"
+        raise UserError(
+            f"the setting {what} trains networks during the search, which this problem has no data "
+            "for: give Problem.trainer, or set finetune_schedule=(0,) and online=False"
+        )
+    rules = layerwise.rules(problem.structure, config.strategy)
+    key, learner_key, weights_key = jax.random.split(key, 3)
+    sizes = len(layerwise.OBSERVATION), rules.action_size, len(problem.limits)
+    learner = learning.init(config.within_a_round(), learner_key, *sizes)
+    return State(
+        key=key,
+        # The layers are known beforehand, and with them the statistics of what will be seen.
+        learner=learning.observe(learner, jnp.asarray(rules.observations, jnp.float32)),
+        weights=problem.trainer.initial(weights_key) if problem.trainer and config.online else (),
+        iteration=np.int32(0),
+        episodes=np.int32(0),
+        archive=candidates.empty(problem.structure.num_channels),
+    )
+
+
+def finished(config: Config, state: State) -> bool:
+    """Whether all rounds were played."""
+    return int(state.iteration) >= config.iterations
+
+
+def finetuning_steps(config: Config, iteration: int) -> int:
+    """The training steps before a reward: the schedule in equal intervals of the search.
+
+    Section 4.4 of the thesis; Table 5.3: 0, 32, 128.
+    """
+    interval = iteration * len(config.finetune_schedule) // config.iterations
+    return config.finetune_schedule[min(interval, len(config.finetune_schedule) - 1)]
+
+
+def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, Any]]:
+    """One round: episodes, rewards and costs, learning.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budgets.
+        state: the state after the previous round.
+
+    Returns:
+        The next state, which is a function of the arguments alone where nothing has to be measured,
+        and metrics: `iteration`, `episodes`, `timesteps`, `candidates`, `best_accuracy`
+        (validation, of the best feasible network; 0 if there is none yet), `feasible` (part of the
+        round's episodes), `finetune_steps`, `reward` and `cost` (means of the round's episodes;
+        costs as fractions of the dense ones), `limit`, `multiplier`, `action` (mean action of each
+        layer), `sigma`, `entropy`, `kl`, `policy_loss`, `value_loss`, `cost_value_loss`. Costs,
+        limits and multipliers are lists with an entry for each budget.
+
+    Raises:
+        UserError: a reward is not finite, or a cost function of the user's fails.
+    """
+    rules = layerwise.rules(problem.structure, config.strategy)
+    rank = groups.rank(rules.sizes, jnp.asarray(problem.importance))
+    iteration = int(state.iteration)
+    progress = jnp.float32(iteration / config.iterations)
+    limits = jnp.asarray(problem.limits)
+    steps = finetuning_steps(config, iteration)
+    settings = config.within_a_round()
+    key, round_key = jax.random.split(jnp.asarray(state.key))
+
+    weights = state.weights
+    if problem.traceable and not steps and not config.online:
+        shape = (config.episodes + 1, problem.structure.num_channels)
+        evaluate = separated(problem.evaluate, shape)
+        validate = separated(problem.validate, (min(config.validated, shape[0]), shape[1]))
+        learner, metrics, episodes, outcome = _round(
+            settings,
+            rules,
+            _traced_costs(problem),
+            evaluate.function,
+            validate.function,
+            (evaluate.constants, validate.constants),
+            state.learner,
+            rank,
+            limits,
+            progress,
+            round_key,
+        )
+    else:
+        play_key, learn_key, train_key, tune_key = jax.random.split(round_key, 4)
+        episodes = _rollout(settings, rules, state.learner, rank, progress, play_key)
+        if config.online:
+            assert problem.trainer is not None
+            weights = problem.trainer.train(weights, episodes.masks, config.online_steps, train_key)
+        outcome = _outcome(config, problem, weights, episodes, steps, tune_key)
+        learner, metrics = _learn(
+            settings,
+            state.learner,
+            episodes,
+            outcome.rewards[:-1],
+            outcome.costs[:-1],
+            limits,
+            learn_key,
+        )
+    archive = _extend(state.archive, problem, episodes, outcome)
+    if not np.isfinite(np.asarray(outcome.rewards)).all():
+        worst = int(np.argmin(np.isfinite(np.asarray(outcome.rewards))))
+        raise UserError(
+            f"the {config.reward} of a candidate is {float(outcome.rewards[worst])} in round "
+            f"{iteration + 1}: the network does not compute finite numbers under its mask"
+        )
+    state = State(
+        key=key,
+        learner=learner,
+        weights=weights,
+        iteration=np.int32(iteration + 1),
+        episodes=np.int32(state.episodes + config.episodes),
+        archive=archive,
+    )
+    return state, _metrics(config, rules, problem, state, episodes, outcome, metrics, steps)
+
+
+@functools.lru_cache(maxsize=8)
+def _single(cost: Callable[[Array], Array]) -> tuple[Callable[[Array], Array], ...]:
+    return (cost,)
+
+
+def _traced_costs(problem: Problem) -> tuple[Callable[[Array], Array], ...]:
+    traced = tuple(budget.traced for budget in problem.budgets if budget.traced)
+    return traced or _single(problem.cost)
+
+
+def _extend(archive: Archive, problem: Problem, episodes: Episodes, outcome: Outcome) -> Archive:
+    new = Archive(
+        masks=np.asarray(episodes.masks, np.uint8),
+        cost=np.asarray(relative_cost(problem, np.asarray(outcome.costs)), np.float32),
+        loss=np.asarray(outcome.train.loss, np.float32),
+        accuracy=np.asarray(outcome.train.accuracy, np.float32),
+        validation=np.asarray(outcome.validation, np.float32),
+    )
+    return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
+
+
+def _metrics(
+    config: Config,
+    rules: Rules,
+    problem: Problem,
+    state: State,
+    episodes: Episodes,
+    outcome: Outcome,
+    metrics: Any,
+    steps: int,
+) -> dict[str, Any]:
+    costs = np.asarray(outcome.costs)[:-1]
+    archive = state.archive
+    found = (archive.cost <= problem.budget).any()
+    actions = np.clip(np.asarray(episodes.actions), 0, 1).mean((0, 2))
+    return {
+        "iteration": int(state.iteration),
+        "episodes": int(state.episodes),
+        "timesteps": int(state.episodes) * rules.num_steps,
+        "candidates": len(archive.cost),
+        "best_accuracy": candidates.best_validation(archive, problem.budget) if found else 0.0,
+        "feasible": float((costs <= problem.limits).all(-1).mean()),
+        "finetune_steps": 0 if config.online else steps,
+        "reward": float(outcome.rewards[:-1].mean()),
+        "cost": costs.mean(0).tolist(),
+        "limit": problem.limits.tolist(),
+        "multiplier": np.asarray(state.learner.multipliers).tolist(),
+        "action": actions.tolist(),
+        "sigma": float(metrics.sigma),
+        "entropy": float(metrics.entropy),
+        "kl": float(metrics.approx_kl),
+        "policy_loss": float(metrics.policy_loss),
+        "value_loss": float(metrics.value_loss),
+        "cost_value_loss": float(metrics.cost_value_loss),
+    }
+
+
+def search(
+    config: Config,
+    problem: Problem,
+    key: Array,
+    *,
+    state: State | None = None,
+    progress: Callable[[State, dict[str, Any]], None] | None = None,
+) -> SearchResult:
+    """Prunes by PPO-Lagrangian.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budgets.
+        key: PRNG key, uint32 `[2]`; unused when a state is given, which carries its own.
+        state: where to go on; by default the beginning. A resumed search ends bit for bit like an
+            uninterrupted one, unless a time limit cuts it or a cost scatters.
+        progress: called with the state and the metrics after each round.
+
+    Returns:
+        The best network within the budgets by validation accuracy, all candidates, the state, and
+        in the online setting the weights that were trained with the policy. If no episode met the
+        budgets, the better magnitude pruning, which does.
+
+    Raises:
+        UserError: a reward is not finite, or a cost function of the user's fails.
+        ValueError: the budgets cannot be met even with one filter in each group.
+    """
+    started = time.monotonic()
+    state = init(config, problem, key) if state is None else state
+    while not finished(config, state):
+        state, metrics = update(config, problem, state)
+        if progress is not None:
+            progress(state, metrics)
+        if config.seconds is not None and time.monotonic() - started > config.seconds:
+            break
+    archive = state.archive
+    if not (archive.cost <= problem.budget).any():
+        magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
+        archive = candidates.extend(archive, problem, magnitude)
+    mask = archive.masks[best(archive, problem.budget)]
+    weights = state.weights if config.online else None
+    return SearchResult(mask, archive, int(state.episodes), state, weights)
