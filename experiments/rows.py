@@ -1,0 +1,107 @@
+"""Rows of a table: each is one run of `python -m jaxprune.run`, continued where it was interrupted.
+
+A finished row leaves one file, its result with the command and the versions, in the folder of the
+experiment's results; a table is made of these files, and says "not run" where one is missing. So
+rows can be made one by one, in any order, on any machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).parent / "results"
+NOT_RUN = "not run"
+
+
+class Row(NamedTuple):
+    """One run.
+
+    Attributes:
+        name: The name of its file; unique in its experiment.
+        words: The options of `python -m jaxprune.run`.
+    """
+
+    name: str
+    words: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What to type for this row alone."""
+        return " ".join(["python -m jaxprune.run", *self.words])
+
+
+def make(row: Row, runs: Path, results: Path) -> None:
+    """Runs a row, or goes on with it, unless its result is there."""
+    kept = results / f"{row.name}.json"
+    if kept.exists():
+        return
+    out = runs / row.name
+    if not (out / "result.json").exists():
+        begun = (out / "config.json").exists()
+        words = ["--resume"] if begun else list(row.words)
+        subprocess.run(
+            [sys.executable, "-m", "jaxprune.run", "--out", str(out), *words],
+            check=True,
+            env={"JAXPRUNE_CACHE": str(runs / "cache"), **os.environ},
+        )
+    result = json.loads((out / "result.json").read_text())
+    versions = json.loads((out / "config.json").read_text())["versions"]
+    results.mkdir(parents=True, exist_ok=True)
+    kept.write_text(
+        json.dumps({"command": row.command, "versions": versions, **result}, indent=1) + "\n"
+    )
+
+
+def read(row: Row, results: Path) -> dict[str, Any] | None:
+    """The result of a row, or None if it was not run."""
+    kept = results / f"{row.name}.json"
+    return json.loads(kept.read_text()) if kept.exists() else None
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """Mean and sample deviation, or the value if there is only one."""
+    known = list(values)
+    if not known:
+        return NOT_RUN
+    text = f"{mean(known):.{digits}f}"
+    return f"{text} ± {stdev(known):.{digits}f}" if len(known) > 1 else text
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """The options that all experiments share."""
+    options = argparse.ArgumentParser(description=(text or "").split("\n")[0])
+    options.add_argument("--runs", type=Path, help="folder of the runs; without it, only the table")
+    options.add_argument("--rows", nargs="+", default=[], help="only rows whose name has one of")
+    options.add_argument("--list", action="store_true", help="the rows and their commands")
+    return options
+
+
+def main(rows: Sequence[Row], results: Path, options: argparse.Namespace) -> None:
+    """Runs the rows that were asked for, and that are not there."""
+    for row in rows:
+        if options.list:
+            print(f"{row.name}: {row.command}")
+        elif options.runs and (not options.rows or any(part in row.name for part in options.rows)):
+            make(row, options.runs.resolve(), results)
+
+
+def devices(results: Iterable[dict[str, Any] | None]) -> str:
+    """The machines that rows were run on, and their versions."""
+    seen = {
+        f"{result['search']['device']}, jax {result['versions']['jax']}"
+        for result in results
+        if result
+    }
+    return "; ".join(sorted(seen)) or NOT_RUN
