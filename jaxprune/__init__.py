@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CouplingError,
         Frozen,
         Group,
+        Layer,
         Structure,
         compact,
         masked,
@@ -46,6 +47,7 @@ __all__ = [
     "Frozen",
     "Group",
     "Kept",
+    "Layer",
     "Limits",
     "LoadedNetwork",
     "Problem",
@@ -73,7 +75,7 @@ __all__ = [
 _HOMES = {
     "jaxprune.adapters": "from_equinox from_haiku from_linen from_nnx",
     "jaxprune.dependency": (
-        "CompactNetwork CouplingError Frozen Group Structure compact masked trace"
+        "CompactNetwork CouplingError Frozen Group Layer Structure compact masked trace"
     ),
     "jaxprune.errors": "UserError",
     "jaxprune.evaluate": "Scores",

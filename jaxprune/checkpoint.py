@@ -45,11 +45,13 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
 
     Raises:
         ValueError: A leaf is no array (a string, an object), or a dict has a key that is no string.
+        UserError: ``path`` is there and is no checkpoint.
         OSError: The folder cannot be written.
     """
     import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
 
     path = Path(path).expanduser().resolve()
+    _check_replaceable(path)
     leaves = [(key, _array(key, leaf)) for key, leaf in _leaves(tree)]
     manifest = {
         "format": _FORMAT,
@@ -133,6 +135,14 @@ def plain(tree: Any) -> Any:
     return _nested(dict(_leaves(tree)))
 
 
+def _check_replaceable(path: Path) -> None:
+    """Raises UserError where something stands that is not ours to remove."""
+    if not path.exists() or (path / _LEAVES).is_file():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise UserError(f"{path} is there and is no checkpoint: choose another place or remove it")
+
+
 def _replace(path: Path, fresh: Path) -> None:
     """Gives ``fresh`` the name ``path``, keeping what had that name until then."""
     if path.exists():
@@ -160,7 +170,7 @@ def _read(path: Path) -> dict[Key, np.ndarray]:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(
             f"the checkpoint {path} is damaged ({type(error).__name__}: {reason:.160}): "
-            "remove that folder to have it made again"
+            "remove that folder and make it again"
         ) from error
 
 

@@ -80,6 +80,8 @@ def prune(
     Raises:
       UserError: an argument is not of its kind, the limits are contradictory, the budget is out of
         reach, or nothing would be removed.
+      TypeError: `apply` is no function, `params` or `x` hold what is no array, or `ignore` is a
+        string.
       ValueError: a pattern in `ignore` matches no layer.
     """
     criteria.check(importance, loss=loss, gradients=gradients, key=key)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxprune import costs
 from jaxprune.dependency import Masks, Structure
+from jaxprune.dependency.groups import check_structure
 from jaxprune.envs import groups
 from jaxprune.errors import UserError
 from jaxprune.importance import checked
@@ -56,6 +57,7 @@ def select(
     Raises:
       UserError: the limits are contradictory, the budget is out of reach (the message gives the
         smallest that is not) or met without any removal, or an argument is not of its kind.
+      TypeError: the structure is none.
     """
     allowed = check_request(structure, cost, budget, limits, scope)
     plan = _plan(structure, checked(structure, scores), allowed, scope)
@@ -76,8 +78,8 @@ def select(
     masks = _masks(structure, plan, count)
     if all(mask.all() for mask in masks.values()):
         raise UserError(
-            f"budget {budget:g} removes nothing: the whole network has "
-            f"{relative_cost(masks):.4g} of its {name}; give a budget below that"
+            f"budget {budget:g} removes nothing: the whole network meets it; give a smaller "
+            "fraction, such as 0.5"
         )
     return masks
 
@@ -89,14 +91,21 @@ def check_request(
 
     Raises:
       UserError: one is not.
+      TypeError: the structure is none.
     """
+    check_structure(structure)
+    if not isinstance(limits, Limits):
+        raise UserError(f"limits is of type {type(limits).__name__}; write Limits(min_size=...)")
     if not structure.groups:
+        reasons = dict.fromkeys(frozen.reason for frozen in structure.frozen)
         raise UserError(
-            "the network has no channels that can be removed; print the structure to see why"
+            "the network has no channels that can be removed"
+            + (f" ({'; '.join(reasons)})" if reasons else "")
+            + ": print the structure to see what forbids it for each layer"
         )
     if not callable(cost):
         costs.get(cost)
-    if not 0 < budget <= 1:
+    if not 0 < _number("budget", budget) <= 1:
         raise UserError(f"budget {budget:g} is outside (0, 1]; it is the fraction of cost to keep")
     if scope not in SCOPES:
         raise UserError(f"unknown scope {scope!r}; the scopes are: {', '.join(SCOPES)}")
@@ -173,7 +182,7 @@ def _relative_cost(structure: Structure, cost: Cost) -> Callable[[Masks], float]
     def of(masks: Masks) -> float:
         if isinstance(cost, str):
             return costs.exact(structure, masks, cost)
-        value = float(cost(structure, masks))
+        value = _number("the value of the cost function", cost(structure, masks))
         if not isfinite(value):
             widths = {name: int(mask.sum()) for name, mask in masks.items()}
             raise UserError(f"the cost function returns {value} for the widths {widths}")
@@ -183,6 +192,16 @@ def _relative_cost(structure: Structure, cost: Cost) -> Callable[[Masks], float]
     if dense <= 0:
         raise UserError(f"the cost of the whole network is {dense:g}; it must be above 0")
     return lambda masks: of(masks) / dense
+
+
+def _number(name: str, value: Any) -> float:
+    """A number as a float; raises UserError if it is none."""
+    try:
+        if not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{name} is {value!r:.80}, which is no number")
 
 
 def _round_up(value: float) -> float:

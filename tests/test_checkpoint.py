@@ -134,6 +134,19 @@ def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
+def test_what_is_no_checkpoint_is_not_replaced(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("mine")
+    for name in ("file", "folder"):
+        with pytest.raises(UserError, match=rf"{name} is there and is no checkpoint"):
+            checkpoint.save(tmp_path / name, {"x": np.ones(2)})
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "file").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    checkpoint.save(tmp_path / "empty", {"x": np.ones(2)})
+    np.testing.assert_array_equal(checkpoint.load(tmp_path / "empty")["x"], [1, 1])
+
+
 def test_failing_save_keeps_the_old_checkpoint(tmp_path):
     checkpoint.save(tmp_path / "state", {"x": np.ones(2)})
     with pytest.raises(ValueError, match=r"arrays and numbers; y is 'text'"):

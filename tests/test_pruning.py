@@ -125,6 +125,15 @@ def test_errors_come_before_the_work():
     ]:
         with pytest.raises(UserError, match=message):
             jaxprune.prune(NETWORK.apply, VARIABLES, X, importance=never, **options)
+    for options, message in [
+        ({"ignore": ["*"]}, r"no channels that can be removed \(ignored by '\*'; "),
+        ({"budget": float("nan")}, "budget nan is outside"),
+        ({"budget": "half"}, "budget is 'half', which is no number"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            jaxprune.prune(NETWORK.apply, VARIABLES, X, importance=never, **options)
+    with pytest.raises(UserError, match=r"budget 1 removes nothing: .* such as 0\.5"):
+        jaxprune.prune(NETWORK.apply, VARIABLES, X, budget=1.0)
     with pytest.raises(UserError, match="unknown importance 'l3'"):
         jaxprune.prune(NETWORK.apply, VARIABLES, X, importance="l3")
     with pytest.raises(UserError, match="'taylor' needs loss"):

@@ -281,7 +281,13 @@ def test_a_cost_of_ones_own_that_rises_in_between():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 1.0}, "budget 1 removes nothing: the whole network has 1 of its macs"),
+        ({"budget": 1.0}, "budget 1 removes nothing: .* a smaller fraction, such as 0.5"),
+        ({"budget": float("nan")}, r"budget nan is outside \(0, 1\]"),
+        ({"budget": "0.5"}, "budget is '0.5', which is no number"),
+        ({"budget": None}, "budget is None, which is no number"),
+        ({"cost": lambda s, m: "much"}, "value of the cost function is 'much', which is no number"),
+        ({"limits": {"min_size": 2}}, "limits is of type dict; write Limits"),
+        ({"scores": {"layer0": np.ones(3)}}, "importance is a dict; .* structure.flatten"),
         ({"budget": 0.0}, r"budget 0 is outside \(0, 1\]"),
         ({"budget": 1.5}, r"budget 1\.5 is outside"),
         ({"cost": "flops"}, "unknown cost 'flops'; the costs are: macs"),
@@ -304,6 +310,12 @@ def test_what_is_refused(options, message):
 
 
 def test_a_network_without_channels():
-    structure = trace(lambda p, x: x @ p, jnp.ones((2, 2)), jnp.ones((1, 2)))
-    with pytest.raises(UserError, match="no channels that can be removed"):
+    structure = trace(lambda p, x: x @ p["w"], {"w": jnp.ones((2, 2))}, jnp.ones((1, 2)))
+    assert costs.dense(structure, "macs") == costs.smallest(structure, "macs") == 4
+    with pytest.raises(UserError, match=r"can be removed \(the function returns them\): print"):
         select(structure, np.zeros(0))
+
+
+def test_what_is_no_structure():
+    with pytest.raises(TypeError, match=r"structure is of type ndarray; give what jaxprune\.trace"):
+        select(np.ones(5), structure_of(3, 2))

@@ -3,7 +3,7 @@
 from jaxprune.dependency.activity import activity
 from jaxprune.dependency.atoms import CouplingError
 from jaxprune.dependency.compaction import CompactNetwork, compact
-from jaxprune.dependency.groups import Frozen, Group, Masks, Structure
+from jaxprune.dependency.groups import Frozen, Group, Layer, Masks, Structure
 from jaxprune.dependency.masking import masked
 from jaxprune.dependency.trace import trace
 
@@ -12,6 +12,7 @@ __all__ = [
     "CouplingError",
     "Frozen",
     "Group",
+    "Layer",
     "Masks",
     "Structure",
     "activity",

@@ -224,6 +224,11 @@ class AtomTable:
         self._frozen[roots] = True
         np.minimum.at(self._reason, roots, self._reason[merged[frozen]])
 
+    def unite_values(self, left: Axes, right: Axes, reason: Reason) -> None:
+        """`unite` for every axis of two values of one shape."""
+        for a, b in zip(left, right, strict=True):
+            self.unite(a, b, reason)
+
 
 def _located(reason: Reason) -> str:
     return f"{reason.message} at {reason.source}" if reason.source else reason.message

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jax.extend.core import ClosedJaxpr
 
 from jaxprune.dependency.atoms import Axes, fixed_axis
 from jaxprune.dependency.facts import NOTHING, Fact
-from jaxprune.dependency.rules import RULES, bind, freeze_everything
+from jaxprune.dependency.rules import freeze_everything
 from jaxprune.dependency.rules.base import because
 
 
@@ -44,12 +45,16 @@ class Again(NamedTuple):
       analyse: `analyse(jaxpr, axes, origins, back=False)` analyses another one.
       tie: `tie(axes, axes)` makes the positions of two values stand or fall together.
       clear: `clear(value, axes)` makes a derivative for removed positions zero.
+      masks: the arrays that `evaluate` and `clear` depend on.
+      given: `given(masks)` is the same with other arrays.
     """
 
     evaluate: Callable[..., list[Any]]
     analyse: Callable[..., Any]
     tie: Callable[[Axes, Axes], None]
     clear: Callable[[Any, Axes], Any]
+    masks: Any
+    given: "Callable[[Any], Again]"
 
 
 CALLS: dict[str, Call] = {}
@@ -97,95 +102,99 @@ for _name in ("checkpoint", "remat2"):
 
 
 # -- custom derivatives ---------------------------------------------------------------------------
+#
+# A rule says nothing of the masks: their derivative is that of the function as it is written. They
+# are arguments of the function, because a rule cannot close over what is differentiated or what a
+# loop makes.
 
 
 def _run_custom_jvp(step, operands, again):
     body, params = step.bodies[0], step.eqn.params
-    function = jax.custom_jvp(lambda *arguments: again.evaluate(body, *arguments))
     skip = params["num_consts"]
 
-    @function.defjvp
+    def call(masks, *values):
+        return tuple(again.given(masks).evaluate(body, *values))
+
     def derivative(primals, tangents):
-        zeros = [False] * (len(primals) - skip)
+        (masks, *values), (of_masks, *of_values) = primals, tangents
+        zeros = [False] * (len(values) - skip)
         jaxpr, consts, zero_outputs = params["jvp_jaxpr_fun"].call_wrapped(*zeros)
         twice = [*step.inputs[skip:], *step.inputs[skip:]]
         origins = [*step.origins[skip:], *step.origins[skip:]]
         rule = again.analyse(ClosedJaxpr(jaxpr, consts), twice, origins)
-        results = again.evaluate(rule, *primals[skip:], *tangents[skip:])
+        slopes = map(_instantiated, of_values[skip:])
+        results = again.given(masks).evaluate(rule, *values[skip:], *slopes)
         outputs, derivatives = results[: len(zero_outputs)], iter(results[len(zero_outputs) :])
-        return outputs, [
+        found = [
             jnp.zeros_like(output) if zero else next(derivatives)
             for output, zero in zip(outputs, zero_outputs, strict=True)
         ]
+        if any(not isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(of_masks)):
+            of_masks = jax.tree.map(_instantiated, of_masks)
+            _, more = jax.jvp(lambda masks: call(masks, *values), (masks,), (of_masks,))
+            found = [a + b for a, b in zip(found, more, strict=True)]
+        return tuple(outputs), tuple(found)
 
-    return function(*operands)
+    function = jax.custom_jvp(call)
+    # Symbolic zeros tell whether the masks are differentiated.
+    function.defjvp(derivative, symbolic_zeros=bool(jax.tree.leaves(again.masks)))
+    return function(again.masks, *operands)
 
 
 CALLS["custom_jvp_call"] = Call(_analyse_one("call_jaxpr"), _run_custom_jvp, facts=_facts_of_body)
 
 
-_REWRITES_CUSTOM_VJP = jax.__version_info__ < (0, 11)
-"""Later versions keep the parts in another form: there such functions must work at any size."""
-
-
 def _analyse_custom_vjp(table, eqn, inputs, origins, known, reason, analyse_body):
     if eqn.params["symbolic_zeros"]:
         freeze_everything(table, eqn, inputs, because(reason, "it asks for symbolic zeros"))
-    bodies, outputs = _analyse_one("call_jaxpr")(
-        table, eqn, inputs, origins, known, reason, analyse_body
-    )
-    steps = [step for step, _ in bodies[0].walk()]
-    if not _REWRITES_CUSTOM_VJP and any(map(_depends_on_sizes, steps)):
-        freeze_everything(table, eqn, inputs, because(reason, "it sums or has sizes of its own"))
-    return bodies, outputs
-
-
-def _depends_on_sizes(step: Any) -> bool:
-    rule = RULES.get(step.name)
-    if step.bodies:
-        return False  # their own steps are asked
-    return rule is None or rule.summed is not None or rule.shrink is not None
+    return _analyse_one("call_jaxpr")(table, eqn, inputs, origins, known, reason, analyse_body)
 
 
 def _run_custom_vjp(step, operands, again):
-    if not _REWRITES_CUSTOM_VJP:
-        return bind(step.eqn, operands)
     body, params = step.bodies[0], step.eqn.params
     skip = params["num_consts"]
-    arguments = step.eqn.invars[skip:]
-    traced: list[Any] = []  # the forward rule, where its residuals come from, its analysis
+    given = [var.aval for var in step.eqn.invars]
+    has_masks = bool(jax.tree.leaves(again.masks))
+    traced: list[Any] = []  # where the forward rule's residuals come from, and their types
 
-    @jax.custom_vjp
-    def function(*values):
-        return tuple(again.evaluate(body, *values))
+    def call(masks, *values):
+        return tuple(again.given(masks).evaluate(body, *values))
 
-    def forward(*values):
-        jaxpr, consts = params["fwd_jaxpr_thunk"].call_wrapped(*[True] * len(arguments))
+    def forward(masks, *values):
+        asks = any(leaf.perturbed for leaf in jax.tree.leaves(masks))
+        if has_masks:
+            masks, values = custom_vjp_primal_tree_values((masks, values))
+        jaxpr, consts = params["fwd_jaxpr_thunk"].call_wrapped(*[True] * len(given[skip:]))
         rule = again.analyse(ClosedJaxpr(jaxpr, consts), step.inputs[skip:], step.origins[skip:])
         for ours, theirs in zip(rule.outputs[-len(step.outputs) :], step.outputs, strict=True):
             again.tie(ours, theirs)
         _, tree, forwarded = params["out_trees"]()
         count = tree.num_leaves - sum(place is not None for place in forwarded)
-        results = again.evaluate(rule, *values[skip:])
+        results = again.given(masks).evaluate(rule, *values[skip:])
 
         def residuals(from_rule, from_inputs):
             rest = iter(from_rule)
             return [next(rest) if i is None else from_inputs[i] for i in forwarded]
 
         traced[:] = [
-            residuals(rule.outputs[:count], step.inputs[skip:]),
-            residuals([v.aval for v in rule.jaxpr.outvars[:count]], [v.aval for v in arguments]),
+            residuals(rule.outputs[:count], step.inputs),
+            residuals([v.aval for v in rule.jaxpr.outvars[:count]], given),
         ]
-        return tuple(results[count:]), (residuals(results[:count], values[skip:]), values[:skip])
+        saved = (masks, residuals(results[:count], values), values if asks else None)
+        return tuple(results[count:]), saved
 
     def backward(saved, cotangents):
         axes, avals = traced
-        residuals, consts = saved
+        masks, residuals, values = saved
+        inside = again.given(masks)
+        cotangents = tuple(map(_instantiated, cotangents))
         outputs = [v.aval.to_tangent_aval() for v in step.eqn.outvars]
         nothing: list[bool] = []  # which arguments have no derivative
 
-        def rule(*values):
-            found = params["bwd"].call_wrapped(*values)
+        def rule(*arguments):
+            found = params["bwd"].call_wrapped(*arguments)
+            if isinstance(found, tuple):  # from JAX 0.11 on: with what the rule logs
+                found, _ = found
             nothing[:] = [not hasattr(each, "dtype") for each in found]
             return [each for each, none in zip(found, nothing, strict=True) if not none]
 
@@ -200,12 +209,25 @@ def _run_custom_vjp(step, operands, again):
         for ours, axes_in in zip(program.outputs, theirs, strict=True):
             again.tie(ours, axes_in)
         # Where a mask removed a position, nothing depends on it; the rule does not know that.
-        values = again.evaluate(program, *residuals, *cotangents)
-        found = iter([again.clear(v, a) for v, a in zip(values, theirs, strict=True)])
-        return (*(None for _ in consts), *(None if none else next(found) for none in nothing))
+        results = inside.evaluate(program, *residuals, *cotangents)
+        found = iter([inside.clear(v, a) for v, a in zip(results, theirs, strict=True)])
+        of_masks = None
+        if values is not None:
+            (of_masks,) = jax.vjp(lambda masks: call(masks, *values), masks)[1](cotangents)
+        return (of_masks, *[None] * skip, *(None if none else next(found) for none in nothing))
 
-    function.defvjp(forward, backward)
-    return function(*operands)
+    function = jax.custom_vjp(call)
+    # A compact network goes without: what asks for them is not followed when it is traced again.
+    function.defvjp(forward, backward, symbolic_zeros=has_masks)
+    return function(again.masks, *operands)
+
+
+def _instantiated(derivative: Any) -> Any:
+    """A derivative as an array, also where it is known to be zero."""
+    if not isinstance(derivative, SymbolicZero):
+        return derivative
+    integer = derivative.dtype == jax.dtypes.float0
+    return (np if integer else jnp).zeros(derivative.shape, derivative.dtype)
 
 
 CALLS["custom_vjp_call"] = Call(_analyse_custom_vjp, _run_custom_vjp, facts=_facts_of_body)
@@ -217,8 +239,7 @@ CALLS["custom_vjp_call"] = Call(_analyse_custom_vjp, _run_custom_vjp, facts=_fac
 def _tie(table, before, after, reason):
     """What a loop carries has the same positions before and after each round."""
     for old, new in zip(before, after, strict=True):
-        for a, b in zip(old, new, strict=True):
-            table.unite(a, b, because(reason, "the loop carries them"))
+        table.unite_values(old, new, because(reason, "the loop carries them"))
 
 
 def _scan_counts(eqn):
@@ -353,8 +374,7 @@ def _analyse_cond(table, eqn, inputs, origins, known, reason, analyse_body):
     first = branches[0].outputs
     for branch in branches[1:]:
         for left, right in zip(first, branch.outputs, strict=True):
-            for a, b in zip(left, right, strict=True):
-                table.unite(a, b, because(reason, "either branch may run"))
+            table.unite_values(left, right, because(reason, "either branch may run"))
     return branches, _removable(first, [branch.outputs for branch in branches])
 
 

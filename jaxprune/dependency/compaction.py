@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxprune.dependency.atoms import AtomTable, Axes
-from jaxprune.dependency.groups import Masks, Structure
+from jaxprune.dependency.groups import Masks, Structure, check_structure
 from jaxprune.dependency.joints import slots
 from jaxprune.dependency.masking import signature
 from jaxprune.dependency.program import Step, call, evaluate
@@ -28,9 +28,9 @@ class CompactNetwork:
       masks: {group: uint8 [size]}, what was kept of the original.
     """
 
-    params: Any
+    params: Any = field(repr=False)
     widths: Mapping[str, int]
-    masks: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray] = field(repr=False)
     _apply: Callable[..., Any] = field(repr=False)
 
     def __call__(self, params: Any, *arguments: Any) -> Any:
@@ -61,7 +61,9 @@ def compact(
     Raises:
       ValueError: masks or params do not fit the structure, a mask holds other values than 0 and 1,
         or a group would be emptied.
+      TypeError: the structure is none.
     """
+    check_structure(structure)
     kept_channels = _kept_channels(structure, masks)
     leaves = structure.check_params(params)
     keep = structure.expand(kept_channels)
@@ -109,6 +111,15 @@ class _Shrunk:
         self.table = table
         self._first = np.concatenate([[True], kept_channels])
         self._whole_keep: tuple[Any, np.ndarray] | None = None  # the slots it is for
+
+    @property
+    def masks(self) -> Any:
+        """What is kept is known: the evaluation depends on no array."""
+        return ()
+
+    def given(self, masks: Any) -> "_Shrunk":
+        """The same."""
+        return self
 
     def constant(self, value: Any, axes: Axes) -> Any:
         """The kept positions of a value given whole."""

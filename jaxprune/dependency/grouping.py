@@ -1,7 +1,10 @@
 """From an analysed program to the structure of its channels."""
 
 import fnmatch
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +13,8 @@ from jaxprune.dependency.atoms import FIXED, AtomTable, Axes, Axis, Reason
 from jaxprune.dependency.counting import Counts, counts, size_of
 from jaxprune.dependency.groups import NO_CHANNEL, Frozen, Group, Structure
 from jaxprune.dependency.joints import factors, levels, settle
-from jaxprune.dependency.program import Program, Step
+from jaxprune.dependency.layers import MULTIPLICATIONS, describe_layers, multiplied_axes
+from jaxprune.dependency.program import Program
 from jaxprune.dependency.rules import RULES
 
 _PARAMETERS = frozenset(
@@ -18,7 +22,6 @@ _PARAMETERS = frozenset(
 )
 """What libraries call the parameters of a layer; other names are the layer's own."""
 
-_MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
 _EMBEDDING = "gather"  # of a parameter, with indices that are data
 
 
@@ -50,7 +53,8 @@ class Layers(NamedTuple):
     terms: list[tuple[float, list[Axis]]]
 
 
-class Members(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Members:
     """Which channels there are.
 
     Attributes:
@@ -62,6 +66,24 @@ class Members(NamedTuple):
     bases: np.ndarray
     channel_of: np.ndarray
     groups: list[np.ndarray]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of channels of each group."""
+        return [len(roots) for roots in self.groups]
+
+    @cached_property
+    def group_of(self) -> np.ndarray:
+        """The group of each channel, int [C + 1]; the last entry, that of channel -1, is -1."""
+        return np.append(np.repeat(np.arange(len(self.groups)), self.sizes), NO_CHANNEL)
+
+    def channels(self, roots: np.ndarray) -> np.ndarray:
+        """The channels that classes depend on: [n] -> [n, F], -1 for none."""
+        return self.channel_of[self.bases[roots]]
+
+    def groups_at(self, roots: np.ndarray) -> np.ndarray:
+        """The groups of the channels that classes depend on: [n] -> [n, F], -1 for none."""
+        return self.group_of[self.channels(roots)]
 
 
 def build_structure(
@@ -95,7 +117,8 @@ def build_structure(
       ValueError: a pattern in `ignore` matches no layer.
     """
     leaf_axes, input_axes = program.inputs[: len(leaves)], program.inputs[len(leaves) :]
-    layers = _layers(program, leaf_axes, input_axes, [_layer(path) for path in paths], batch)
+    names = [_layer(path) for path in paths]
+    layers = _layers(program, leaf_axes, input_axes, names, batch)
     _ignore(table, layers.produced, ignore)
     sites = [axis for axes in leaf_axes for axis in axes]
     sites += [axis for _, axes in layers.terms for axis in axes]
@@ -106,24 +129,26 @@ def build_structure(
     def channels(axes: Axes) -> tuple[np.ndarray, ...]:
         return tuple(identity[table.find(axis)] for axis in axes)
 
-    sizes = [group.size for group in groups]
-    group_of = np.append(np.repeat(np.arange(len(groups)), sizes), NO_CHANNEL)
-
     def total(items: Sequence[tuple[float, Sequence[Axis]]]) -> Counts:
         polynomials = [
             (
                 factor,
-                [
-                    size_of(group_of[members.channel_of[members.bases[table.find(axis)]]], sizes)
-                    for axis in axes
-                ],
+                [size_of(members.groups_at(table.find(axis)), members.sizes) for axis in axes],
             )
             for factor, axes in items
         ]
         return counts(polynomials, len(groups))
 
+    num_params = [
+        math.prod(leaf.shape) if count else 0 for leaf, count in zip(leaves, counted, strict=True)
+    ]
+
+    def group_of(axes: Sequence[Axis]) -> int | None:
+        return _most_of(len(groups), [members.groups_at(table.find(axis)) for axis in axes])
+
     return Structure(
         groups=groups,
+        layers=describe_layers(program, names, num_params, batch, group_of),
         frozen=_frozen(table, members, layers.produced),
         treedef=treedef,
         paths=tuple(paths),
@@ -156,12 +181,12 @@ def _layers(
         found.produced.extend(Produced(a, "input", ()) for a in axes if (a != FIXED).any())
     for step, times in program.walk():
         # What is made of parameters alone is a parameter: it produces and costs nothing.
-        if step.name not in (*_MULTIPLICATIONS, _EMBEDDING) or all(step.from_params):
+        if step.name not in (*MULTIPLICATIONS, _EMBEDDING) or all(step.from_params):
             continue
         rule = RULES[step.name]
         pairs = rule.summed(step.eqn) if rule.summed else []
-        if step.name in _MULTIPLICATIONS:
-            found.terms.append(_multiply_adds(step, pairs, times / batch))
+        if step.name in MULTIPLICATIONS:
+            found.terms.append(_term(times / batch, multiplied_axes(step)))
         for operand, axes in enumerate(step.inputs):
             summed = [d for pair in pairs for which, d in pair if which == operand]
             leaf = step.origins[operand]
@@ -193,14 +218,8 @@ def _places(
     )
 
 
-def _multiply_adds(step: Step, pairs: Any, factor: float) -> tuple[float, list[Axis]]:
-    """The multiply-adds of a step: a factor and the axes to multiply it by."""
-    axes = list(step.outputs[0])
-    if step.name == "conv_general_dilated":
-        spec = step.eqn.params["dimension_numbers"]
-        axes += [step.inputs[1][d] for d in spec.rhs_spec[1:]]
-    else:
-        axes += [step.inputs[which][d] for (which, d), *_ in pairs]
+def _term(factor: float, axes: Sequence[Axis]) -> tuple[float, list[Axis]]:
+    """A product of sizes: those that never change in the factor, and the other axes."""
     fixed = [len(axis) for axis in axes if (axis == FIXED).all()]
     free = [axis for axis in axes if (axis != FIXED).any()]
     return factor * float(np.prod(fixed, dtype=np.float64)), free
@@ -273,23 +292,21 @@ def _irregular(table: AtomTable, members: Members, sites: Sequence[Axis]) -> np.
 
     Also those that occur in a joint with another factor that is no channel.
     """
-    sizes = [len(roots) for roots in members.groups]
-    group_of = np.append(np.repeat(np.arange(len(sizes)), sizes), NO_CHANNEL)
     found = []
     for axis in sites:
-        bases = members.bases[table.find(axis)]
-        channels = members.channel_of[bases]
+        roots = table.find(axis)
+        channels = members.channels(roots)
         if ((channels != NO_CHANNEL).sum(1) < 2).all():
             continue
         channels = np.sort(channels, axis=1)
-        groups = group_of[channels]
-        kinds, kind = np.unique(groups, axis=0, return_inverse=True)
+        kinds, kind = np.unique(members.group_of[channels], axis=0, return_inverse=True)
         for k, row in enumerate(kinds):
             inside = kind.reshape(-1) == k
             _, repeats = np.unique(channels[inside], axis=0, return_counts=True)
-            product = np.prod([sizes[group] for group in row if group >= 0])
+            product = np.prod([members.sizes[group] for group in row if group >= 0])
             if len(repeats) != product or (repeats != repeats[0]).any():
-                found.append(bases[inside][members.channel_of[bases[inside]] != NO_CHANNEL])
+                bases = members.bases[roots[inside]]
+                found.append(bases[members.channel_of[bases] != NO_CHANNEL])
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
@@ -304,7 +321,7 @@ def _identities(
         wanted[table.find(axis)] = True
     for rows in reversed(ordered):
         wanted[rows[wanted[rows[:, 0]], 1:]] = True
-    count, joints = sum(map(len, members.groups)), [np.zeros((0, 2), np.int32)]
+    count, joints = sum(members.sizes), [np.zeros((0, 2), np.int32)]
     for rows in ordered:
         rows = rows[wanted[rows[:, 0]]]
         left, right = identity[rows[:, 1]], identity[rows[:, 2]]
@@ -326,16 +343,12 @@ def _groups(
     paths: Sequence[str],
     leaf_axes: Sequence[Axes],
 ) -> tuple[Group, ...]:
-    sizes = [len(roots) for roots in members.groups]
-    group_of = np.append(np.repeat(np.arange(len(sizes)), sizes), NO_CHANNEL)
-
     def involved(axis: Axis) -> set[int]:
-        channels = members.channel_of[members.bases[table.find(axis)]]
-        return set(np.unique(group_of[channels]).tolist()) - {NO_CHANNEL}
+        return set(np.unique(members.groups_at(table.find(axis))).tolist()) - {NO_CHANNEL}
 
-    producing: list[dict[str, None]] = [{} for _ in sizes]
-    reading: list[dict[str, None]] = [{} for _ in sizes]
-    carried: list[dict[str, None]] = [{} for _ in sizes]
+    producing: list[dict[str, None]] = [{} for _ in members.groups]
+    reading: list[dict[str, None]] = [{} for _ in members.groups]
+    carried: list[dict[str, None]] = [{} for _ in members.groups]
     for produced in layers.produced:
         for group in involved(produced.axis):
             producing[group][produced.layer] = None
@@ -347,7 +360,7 @@ def _groups(
             carried[group][path] = None
     groups: list[Group] = []
     taken: set[str] = set()
-    for size, *names in zip(sizes, producing, reading, carried, strict=True):
+    for size, *names in zip(members.sizes, producing, reading, carried, strict=True):
         first = next(iter(names[0]))
         name, copy = first, 2
         while name in taken:
@@ -357,13 +370,22 @@ def _groups(
     return tuple(groups)
 
 
+def _most_of(num_groups: int, axes: Sequence[np.ndarray]) -> int | None:
+    """The group of most positions, each axis given as int [size, F], relative to its size."""
+    share = np.zeros(num_groups)
+    for groups in axes:
+        found = groups[groups != NO_CHANNEL]
+        share += np.bincount(found, minlength=num_groups) / len(groups)
+    return int(share.argmax()) if share.any() else None
+
+
 def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
     """The produced axes that cannot be removed, one entry for those that stay together."""
     found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
     sizes: dict[tuple[int, str], int] = {}
     for axis, layer, _ in produced:
         roots = np.unique(table.find(axis[axis != FIXED]))
-        stays = (members.channel_of[members.bases[roots]] == NO_CHANNEL).all(1)
+        stays = (members.channels(roots) == NO_CHANNEL).all(1)
         if not stays.any():
             continue
         first = int(roots[stays][0])

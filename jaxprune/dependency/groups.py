@@ -50,6 +50,42 @@ class Frozen(NamedTuple):
     source: str
 
 
+class Layer(NamedTuple):
+    """A convolution or matrix product whose kernel is a parameter, as the dense network has it.
+
+    A kernel that is used several times, by a loop or by several lines, is one layer: its sizes are
+    those of the first use, its multiply-adds those of all. A product with several parameters made
+    one, as the gates of an LSTM may be, is one layer with the path of the first. Products of two
+    activations, as attention has, are no layers.
+
+    Attributes:
+      path: the path of the layer, named as in `Group.layers`.
+      group: the index of the group that its outputs belong to, None if they all stay. Of several
+        groups (parts of its outputs, or heads and head dimension) that of the largest part, or else
+        the first.
+      inputs: how many channels it reads; of a grouped or depthwise convolution those of all groups.
+      outputs: how many channels it produces.
+      kernel: the extents of its window, (1,) for a matrix product.
+      stride: the steps of the window; a transposed convolution has steps of 1 over a dilated map.
+      padding: (low, high) of each axis that the window slides over; negative ones crop.
+      spatial: the extents of its output map. For a matrix product those of the axes besides
+        examples and channels, such as tokens; (1,) if there is none.
+      macs: its multiply-adds for one example.
+      params: the number of trainable parameters of its path, a kernel and mostly a bias.
+    """
+
+    path: str
+    group: int | None
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    spatial: tuple[int, ...]
+    macs: int
+    params: int
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
     """Which channels a network's parameters have, and which of them go together.
@@ -59,6 +95,7 @@ class Structure:
 
     Attributes:
       groups: the groups in the order in which the network computes them.
+      layers: the layers in the order in which the network computes them.
       frozen: produced channels that cannot be removed, with the reason.
       treedef: the tree of the parameters.
       paths: the path of each parameter leaf.
@@ -76,6 +113,7 @@ class Structure:
     """
 
     groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
     frozen: tuple[Frozen, ...]
     treedef: Any
     paths: tuple[str, ...]
@@ -118,7 +156,8 @@ class Structure:
         Raises:
           ValueError: the last axis has another size.
         """
-        if vector.shape[-1] != self.num_channels:
+        vector = vector if hasattr(vector, "shape") else np.asarray(vector)
+        if vector.shape[-1:] != (self.num_channels,):
             raise ValueError(
                 f"a flat mask has {self.num_channels} entries in its last axis, got shape "
                 f"{tuple(vector.shape)}"
@@ -147,11 +186,19 @@ class Structure:
     def widths(self, masks: Masks) -> Any:
         """How many channels of each group are kept: [..., G]."""
         self.check_masks(masks)
+        if not self.groups:
+            return np.zeros(0, np.float32)
         xp = np if all(isinstance(m, np.ndarray) for m in masks.values()) else jnp
-        return xp.stack([masks[group.name].sum(-1) for group in self.groups], axis=-1)
+        kept = [xp.asarray(masks[group.name]).sum(-1) for group in self.groups]
+        return xp.stack(kept, axis=-1)
 
     def check_masks(self, masks: Masks) -> None:
         """Raises ValueError unless there is one mask of the right size for each group."""
+        if not isinstance(masks, Mapping):
+            raise ValueError(
+                f"masks do not fit the structure: they are a dict {{group: [size]}}, got "
+                f"{type(masks).__name__}; structure.unflatten makes it of a flat vector"
+            )
         names = {group.name for group in self.groups}
         if set(masks) != names:
             unknown, missing = sorted(set(masks) - names), sorted(names - set(masks))
@@ -229,6 +276,14 @@ class Structure:
         return [[self.groups[other].name for other in sorted(others)] for others in found]
 
     __repr__ = __str__
+
+
+def check_structure(structure: Any) -> None:
+    """Raises TypeError unless it is a structure."""
+    if not isinstance(structure, Structure):
+        raise TypeError(
+            f"structure is of type {type(structure).__name__}; give what jaxprune.trace returned"
+        )
 
 
 def _shorten(names: Sequence[str], most: int = 2) -> str:

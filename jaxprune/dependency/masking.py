@@ -1,6 +1,7 @@
 """Masked evaluation: the whole network computes, removed channels count as zero."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune.dependency.atoms import AtomTable, Axes, Axis
-from jaxprune.dependency.groups import Masks, Structure
+from jaxprune.dependency.groups import Masks, Structure, check_structure
 from jaxprune.dependency.joints import slots
 from jaxprune.dependency.program import Step, call, evaluate
 from jaxprune.dependency.rules import RULES, bind
@@ -39,6 +40,9 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
       of channels keep it whole; what stands at removed positions is without meaning. The function
       may be transformed: jit, vmap (over masks, parameters, arguments), grad (also for masks).
 
+    Raises:
+      TypeError: the structure is none.
+
     Raises (the returned function):
       ValueError: masks or params do not fit the structure.
       CouplingError: `fn` couples channels that the structure holds separate.
@@ -50,10 +54,17 @@ def masked_by(
     kind: "type[Masked]", fn: Callable[..., Any], structure: Structure
 ) -> Callable[..., Any]:
     """`masked`, with the way to evaluate steps as an argument."""
+    check_structure(structure)
     analysed: dict[Any, Any] = {}
 
     def masked_fn(params: Any, masks: Masks, *arguments: Any) -> Any:
         structure.check_masks(masks)
+        for name, mask in masks.items():
+            if np.ndim(mask) > 1:
+                raise ValueError(
+                    f"the mask of group '{name}' has shape {np.shape(mask)}; use jax.vmap over "
+                    "the masks of several candidates"
+                )
         leaves = structure.check_params(params)
         key = signature((leaves, arguments))
         if key not in analysed:
@@ -85,6 +96,17 @@ class Masked:
         # Made here and not where it is needed: that may be inside a loop, whose values end with it.
         self._slots = slots(table)
         self._whole = self._slots.extend(self._first, jnp) if self._partial else self._first
+
+    @property
+    def masks(self) -> Any:
+        """The arrays that the evaluation depends on."""
+        return self._masks, self._first, self._whole
+
+    def given(self, masks: Any) -> "Masked":
+        """The same with other arrays."""
+        other = copy(self)
+        other._masks, other._first, other._whole = masks
+        return other
 
     def constant(self, value: Any, axes: Axes) -> Any:
         """Constants stay whole."""

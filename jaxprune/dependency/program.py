@@ -200,6 +200,15 @@ class Interpreter(Protocol):
         """Makes a derivative for removed positions zero."""
         ...
 
+    @property
+    def masks(self) -> Any:
+        """The arrays that the evaluation depends on, a pytree."""
+        ...
+
+    def given(self, masks: Any) -> "Interpreter":
+        """The same with other arrays."""
+        ...
+
 
 def evaluate(program: Program, arguments: Sequence[Any], interpreter: Interpreter) -> list[Any]:
     """Runs a program."""
@@ -220,15 +229,20 @@ def call(step: Step, operands: list[Any], interpreter: Interpreter) -> list[Any]
     """Evaluates a step that calls functions, keeping its loops, branches and derivatives."""
     table = interpreter.table
 
-    def run(body: Program, *arguments: Any) -> list[Any]:
-        return evaluate(body, arguments, interpreter)
-
     def analyse_body(jaxpr, axes, origins, back=False):
         return analyse(table, jaxpr, axes, origins, back=back)
 
     def tie(left: Axes, right: Axes) -> None:
-        for a, b in zip(left, right, strict=True):
-            table.unite(a, b, Reason(f"'{step.name}'", ""))
+        table.unite_values(left, right, Reason(f"'{step.name}'", ""))
 
-    again = Again(run, analyse_body, tie, interpreter.clear)
-    return list(CALLS[step.name].run(step, operands, again))
+    def again(interpreter: Interpreter) -> Again:
+        return Again(
+            evaluate=lambda body, *arguments: evaluate(body, arguments, interpreter),
+            analyse=analyse_body,
+            tie=tie,
+            clear=interpreter.clear,
+            masks=interpreter.masks,
+            given=lambda masks: again(interpreter.given(masks)),
+        )
+
+    return list(CALLS[step.name].run(step, operands, again(interpreter)))

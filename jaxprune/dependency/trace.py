@@ -48,12 +48,17 @@ def trace(
       The structure. `print` shows it as a table.
 
     Raises:
-      ValueError: a pattern in `ignore` matches no layer, or the function returns nothing that
-        depends on the parameters.
+      TypeError: an argument is not of its kind, or a leaf of `params` or `inputs` is no array.
+      ValueError: a pattern in `ignore` matches no layer, the inputs hold no example, or the
+        function returns nothing that depends on the parameters.
     """
+    _check_kinds(apply, ignore, also)
     leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    leaves = [_abstract(leaf) for _, leaf in leaves_with_paths]
     names = [tuple(map(_key_name, path)) for path, _ in leaves_with_paths]
+    leaves = [
+        _abstract(leaf, f"parameter '{'/'.join(name)}'")
+        for name, (_, leaf) in zip(names, leaves_with_paths, strict=True)
+    ]
     flax_like = any(name[:1] == ("params",) for name in names)
     counted = [
         (name[:1] == ("params",) if flax_like else True) and np.issubdtype(leaf.dtype, np.inexact)
@@ -61,7 +66,12 @@ def trace(
     ]
     paths = ["/".join(name[1:] if flax_like and len(name) > 1 else name) for name in names]
     input_leaves, inputs_tree = jax.tree.flatten(inputs)
-    input_leaves = [_abstract(leaf) for leaf in input_leaves]
+    input_leaves = [_abstract(leaf, "an input") for leaf in input_leaves]
+    batch = input_leaves[0].shape[0] if input_leaves and input_leaves[0].shape else 1
+    if batch == 0:
+        raise ValueError(
+            f"the inputs hold no example: their shape is {input_leaves[0].shape}; give at least one"
+        )
 
     table = AtomTable()
     axes = [tuple(table.fresh(size) for size in leaf.shape) for leaf in leaves]
@@ -84,7 +94,7 @@ def trace(
         counted=counted,
         inputs_tree=inputs_tree,
         inputs=input_leaves,
-        batch=input_leaves[0].shape[0] if input_leaves and input_leaves[0].shape else 1,
+        batch=batch,
         ignore=ignore,
     )
 
@@ -117,7 +127,7 @@ def analyse_call(
         tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels
     ]
     leaves, tree = jax.tree.flatten(tuple(arguments))
-    leaves = [_abstract(leaf) for leaf in leaves]
+    leaves = [_abstract(leaf, "an argument") for leaf in leaves]
     known = _known_inputs(structure, arguments)
     for position, leaf in enumerate(leaves):
         if position < len(known):
@@ -193,10 +203,30 @@ def _check_dependence(program: Program, num_leaves: int) -> None:
         )
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+def _check_kinds(apply: Any, ignore: Any, also: Any) -> None:
+    """Raises TypeError where `trace` was given something of another kind than it takes."""
+    if not callable(apply) or hasattr(apply, "apply"):
+        method = ", which its attribute `apply` may be" if hasattr(apply, "apply") else ""
+        raise TypeError(
+            f"apply is of type {type(apply).__name__}, not a function apply(params, *inputs)"
+            f"{method}; the order is trace(apply, params, *inputs)"
+        )
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore is a string; give a list of patterns: ignore=[{ignore!r}]")
+    if callable(also):
+        raise TypeError("also is a function; give a list of them: also=[fn]")
+
+
+def _abstract(leaf: Any, name: str) -> jax.ShapeDtypeStruct:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return jax.eval_shape(jnp.asarray, leaf)
+    try:
+        return jax.eval_shape(jnp.asarray, leaf)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is of type {type(leaf).__name__}, no array; close over it, as jaxprune's "
+            "adapters (from_linen, from_nnx, from_equinox, from_haiku) do"
+        ) from error
 
 
 def _key_name(key: Any) -> str:

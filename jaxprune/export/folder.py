@@ -46,9 +46,9 @@ class LoadedNetwork:
         metadata: What the caller of `save` added.
     """
 
-    params: Any
+    params: Any = field(repr=False)
     widths: Mapping[str, int]
-    kept: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, tuple[int, ...]] = field(repr=False)
     input_shape: tuple[int, ...]
     input_dtype: np.dtype
     metadata: Mapping[str, Any]
@@ -90,8 +90,15 @@ def save(
         metadata: Anything that JSON can hold.
 
     Raises:
+        UserError: The folder holds something else under the name ``arrays``.
+        TypeError: `small` is no compact network.
         OSError: The folder cannot be written.
     """
+    if not isinstance(small, CompactNetwork):
+        raise TypeError(
+            f"small is of type {type(small).__name__}; give what jaxprune.prune or compact "
+            "returned: save(path, small, x)"
+        )
     path = Path(path).expanduser().resolve()
     path.mkdir(parents=True, exist_ok=True)
     example_shape, dtype = np.shape(x)[1:], np.dtype(jax.numpy.result_type(x))
@@ -149,7 +156,8 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
     except Exception as error:  # whatever parsing a damaged file brings up
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(
-            f"the model in {folder} is damaged ({type(error).__name__}: {reason:.160})"
+            f"the model in {folder} is damaged ({type(error).__name__}: {reason:.160}): "
+            "remove that folder and make it again"
         ) from error
 
 

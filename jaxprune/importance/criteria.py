@@ -1,6 +1,6 @@
 """The criteria by name, and one call for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -127,6 +127,11 @@ def checked(structure: Structure, scores: Any) -> Array:
     Raises:
       UserError: they have another shape or are not finite.
     """
+    if isinstance(scores, Mapping):
+        raise UserError(
+            "the importance is a dict; give one array over all channels, as structure.flatten "
+            "makes it of a dict"
+        )
     scores = jnp.asarray(scores, jnp.float32)
     if scores.shape != (structure.num_channels,):
         raise UserError(

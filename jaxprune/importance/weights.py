@@ -101,8 +101,8 @@ def fpgm(structure: Structure, params: Any) -> Array:
 
     Coupled layers: the weights that produce a channel in all its layers are one vector.
 
-    Departure: groups instead of layers. The distances come from the Gram matrix of the filters less
-    their mean, so that filters which differ by less than about 3e-4 of their spread count as equal.
+    Departure: groups instead of layers. The distances come from the Gram matrix, in float32, of the
+    filters less their mean: filters that differ by too little for it count as equal.
 
     Args:
       structure: what `trace` returned.

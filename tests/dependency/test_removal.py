@@ -487,6 +487,7 @@ def cnn():
         (lambda m: m.update(conv1=np.ones(3)), "'conv1' has 16 entries, got shape"),
         (lambda m: m.update(conv1=np.full(16, 0.5)), "'conv1' holds values other than 0 and 1"),
         (lambda m: m.update(conv1=np.zeros(16)), "'conv1' is empty; keep at least one"),
+        (lambda m: m.update(conv1=np.full(16, np.nan)), "'conv1' holds values other than 0 and 1"),
         (lambda m: m.update(conv1=np.ones((2, 16))), "one candidate at a time"),
     ],
 )
@@ -496,6 +497,39 @@ def test_bad_masks(change, message):
     change(masks)
     with pytest.raises(ValueError, match=message):
         compact(network.apply, structure, variables, masks)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (np.ones(112), r"they are a dict \{group: \[size\]\}, got ndarray; structure\.unflatten"),
+        ({"conv1": np.ones(16)}, r"missing \['conv2', 'conv3'\]"),
+        (
+            {"conv1": np.ones((5, 16)), "conv2": np.ones((5, 32)), "conv3": np.ones((5, 64))},
+            r"'conv1' has shape \(5, 16\); use jax\.vmap",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_a_masked_function(masks, message):
+    network, variables, x, structure = cnn()
+    with pytest.raises(ValueError, match=message):
+        masked(network.apply, structure)(variables, masks, x)
+
+
+def test_what_is_no_structure():
+    network, variables, _, structure = cnn()
+    masks = structure.full_masks()
+    message = "structure is of type dict; give what jaxprune.trace returned"
+    with pytest.raises(TypeError, match=message):
+        masked(network.apply, masks)
+    with pytest.raises(TypeError, match=message):
+        compact(network.apply, variables, structure, masks)
+
+
+def test_a_compact_network_shows_its_widths():
+    network, variables, _, structure = cnn()
+    small = compact(network.apply, structure, variables, structure.full_masks())
+    assert repr(small) == "CompactNetwork(widths={'conv1': 16, 'conv2': 32, 'conv3': 64})"
 
 
 def test_other_params():

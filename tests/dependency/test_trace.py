@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxprune import models, trace
 
@@ -19,6 +20,9 @@ def dense_layer(params, x):
 
 def layer(inputs, outputs):
     return {"kernel": jnp.ones((inputs, outputs)), "bias": jnp.zeros(outputs)}
+
+
+X = np.ones((4, 3), np.float32)
 
 
 def test_a_chain_of_layers():
@@ -104,6 +108,23 @@ def test_ignored_layers_stay_whole():
         trace(network.apply, variables, x, ignore=["stage9_*"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (({}, dense_layer, X), {}, TypeError, r"apply is of type dict, .* trace\(apply, params, "),
+        ((nn.Dense(2), layer(3, 2), X), {}, TypeError, "of type Dense, .* its attribute `apply`"),
+        ((dense_layer, layer(3, 2) | {"act": jnp.tanh}, X), {}, TypeError, "'act' is of type "),
+        ((dense_layer, layer(3, 2), "x"), {}, TypeError, "an input is of type str, no array"),
+        ((dense_layer, layer(3, 2), X), {"ignore": "fc1"}, TypeError, r"ignore=\['fc1'\]"),
+        ((dense_layer, layer(3, 2), X), {"also": dense_layer}, TypeError, r"also=\[fn\]"),
+        ((dense_layer, layer(3, 2), X[:0]), {}, ValueError, r"no example: .* \(0, 3\); give at"),
+    ],
+)
+def test_what_is_refused(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        trace(*arguments, **options)
+
+
 def test_a_primitive_without_a_rule_freezes_and_says_so():
     def apply(params, x):
         hidden = jnp.fft.fft(dense_layer(params["first"], x)).real
@@ -183,8 +204,20 @@ def test_flat_masks_round_trip():
         "conv3": (5, 64),
     }
     np.testing.assert_array_equal(structure.flatten(masks), vector)
-    with pytest.raises(ValueError, match="112 entries"):
-        structure.unflatten(vector[:, 1:])
+    for wrong in (vector[:, 1:], [1] * 111, 1.0):
+        with pytest.raises(ValueError, match="112 entries"):
+            structure.unflatten(wrong)
+
+
+def test_widths_of_masks_of_any_kind():
+    network, variables, x = bundled("cnn", (8, 8, 1))
+    structure = trace(network.apply, variables, x)
+    lists = {"conv1": [1] * 9 + [0] * 7, "conv2": [True] * 32, "conv3": [1.0] + [0.0] * 63}
+    np.testing.assert_array_equal(structure.widths(lists), [9, 32, 1])
+    arrays = {name: np.array(mask) for name, mask in lists.items()}
+    np.testing.assert_array_equal(structure.widths(arrays), [9, 32, 1])
+    whole = trace(network.apply, variables, x, ignore=["*"])
+    assert whole.widths({}).shape == (0,)
 
 
 @pytest.mark.parametrize("apply", [lambda p, x: x * 2, lambda p, x: None, lambda p, x: 3.0])

@@ -144,6 +144,32 @@ def test_inputs_of_another_shape_are_refused(saved, shape):
         network(network.params, np.zeros(shape, np.float32))
 
 
+def test_what_is_no_compact_network(tmp_path):
+    with pytest.raises(TypeError, match=r"small is of type function; .* compact returned"):
+        export.save(tmp_path / "model", mlp, np.zeros((2, 4), np.float32))
+    assert not (tmp_path / "model").exists()
+
+
+def test_files_of_others_stay(saved, tmp_path):
+    params = saved[2]
+    structure = trace(mlp, params, jnp.zeros((1, 4)))
+    small = compact(mlp, structure, params, structure.full_masks())
+    mine = tmp_path / "arrays" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("not a checkpoint")
+    with pytest.raises(UserError, match="arrays is there and is no checkpoint: choose another"):
+        export.save(tmp_path, small, np.zeros((2, 4), np.float32))
+    assert mine.read_text() == "not a checkpoint"
+
+
+def test_a_loaded_network_shows_what_it_is(saved):
+    run, (first, second), _ = saved
+    assert repr(export.load(run)) == (
+        f"LoadedNetwork(widths={{'{first}': 3, '{second}': 4}}, input_shape=(4,), "
+        "input_dtype=dtype('float32'), metadata={'classes': ['a', 'b']})"
+    )
+
+
 def test_no_model(tmp_path):
     with pytest.raises(UserError, match=r"no model at .*: expected widths\.json"):
         export.load(tmp_path)
@@ -163,5 +189,5 @@ def test_damaged_files_are_recognised(saved, tmp_path, name):
     assert export.load(model).widths == export.load(run).widths
     content = Path(model / name).read_bytes()
     Path(model / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"\A[^\n]* is damaged [^\n]*\Z"):
+    with pytest.raises(UserError, match=r"\A[^\n]* is damaged [^\n]* and make it again\Z"):
         export.load(model)
