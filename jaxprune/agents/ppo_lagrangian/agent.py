@@ -22,6 +22,8 @@ What the papers leave open, and departures from them, this project's own:
 - A round is `episodes` whole episodes, and the schedule and the ratio's clip (eq. 5.1) follow the
   rounds; the thesis counts timesteps. 40,000 timesteps are `iterations * episodes * layers`.
 - The images that rewards are computed on stay the same, so that rewards can be compared.
+- The multipliers follow the costs as parts of their limits, not of the dense network's cost: the
+  violation of a budget of a tenth would else be a tenth as large.
 
 Where the costs can be traced and nothing is trained, a round is one compiled call besides keeping
 what it found; nothing is compiled after the first one.
@@ -143,16 +145,20 @@ def learn(
     limits: Array,
     key: Array,
 ) -> tuple[Learner, Any]:
-    """PPO-Lagrangian on episodes whose `rewards [K]` and `costs [K, m]` are paid at their end."""
+    """PPO-Lagrangian on episodes whose `rewards [K]` and `costs [K, m]` are paid at their end.
+
+    Costs are learnt as parts of their limits, so that the multipliers move alike whatever the
+    budget: a cost twice its limit is a violation of 1.
+    """
     played, steps = episodes.log_probs.shape
     trajectories = Trajectories(
         observations=episodes.observations,
         actions=episodes.actions,
         log_probs=episodes.log_probs,
         rewards=jnp.zeros((played, steps)).at[:, -1].set(rewards),
-        costs=jnp.zeros((played, steps, costs.shape[-1])).at[:, -1].set(costs),
+        costs=jnp.zeros((played, steps, costs.shape[-1])).at[:, -1].set(costs / limits),
     )
-    return learning.learn(config, learner, trajectories, limits, key)
+    return learning.learn(config, learner, trajectories, jnp.ones_like(limits), key)
 
 
 def _reward(config: Config, scores: Scores) -> Array:
