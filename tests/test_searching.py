@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxprune import data, masked, models, trace, training
 from jaxprune.training import searching
@@ -122,12 +123,22 @@ def test_each_candidate_has_its_part_of_the_batch(digits):
 
 
 def test_running_statistics_are_the_mean_over_the_candidates():
-    network = models.build("resnet20", (8, 8, 3))
-    variables = network.init(KEY)
-    x = jax.random.normal(KEY, (4, 8, 8, 3))
-    structure = trace(network.apply, variables, x)
+    class Small(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(8)(x))
+            return nn.Dense(3)(nn.relu(x))
+
+    module = Small()
+    variables = module.init(KEY, jnp.zeros((1, 5)))
+    x = 1 + jax.random.normal(KEY, (4, 5))
+    structure = trace(module.apply, variables, x)
     masks = some_masks(structure, 2)
-    masked_train = masked(network.apply_train, structure)
+
+    def apply_train(variables, x):
+        return module.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    masked_train = masked(apply_train, structure)
     _, state = searching._Shared(masked_train)(structure.unflatten(masks), variables, x)
     states = [
         masked_train(variables, structure.unflatten(masks[k]), x[2 * k : 2 * k + 2])[1]
