@@ -376,7 +376,7 @@ def _most_of(num_groups: int, axes: Sequence[np.ndarray]) -> int | None:
     for groups in axes:
         found = groups[groups != NO_CHANNEL]
         share += np.bincount(found, minlength=num_groups) / len(groups)
-    return int(share.argmax()) if share.any() else None
+    return int(np.argmax(share)) if share.any() else None
 
 
 def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
