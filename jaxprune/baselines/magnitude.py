@@ -6,6 +6,7 @@ smallest L1 norms. Two orders of removal are compared here: the same fraction in
 importance a `Problem` carries by default; both use whatever importance it carries.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxprune import rounds
 from jaxprune.baselines import candidates
 from jaxprune.baselines.removal import least_removal
 from jaxprune.envs import filterwise, groups
@@ -138,11 +140,12 @@ def search(
     Raises:
         ValueError: the budget cannot be met even with one filter in each group.
     """
-    state = init(config, problem, key) if state is None else state
-    while not finished(config, state):
-        state, metrics = update(config, problem, state)
-        if progress is not None:
-            progress(state, metrics)
+    state = rounds.play(
+        functools.partial(update, config, problem),
+        functools.partial(finished, config),
+        init(config, problem, key) if state is None else state,
+        progress=progress,
+    )
     archive = state.archive
     mask = archive.masks[best(archive, problem.budget)]
     return SearchResult(mask, archive, episodes=len(archive.cost), state=state)

@@ -400,6 +400,8 @@ def _evaluate(
         "dataset": config.dataset,
         "seed": config.seed,
         "examples": config.examples,
+        "cost": budgets[0]["cost"],
+        "budget": budgets[0]["limit"],
         "budgets": budgets,
         "feasible": all(budget["met"] for budget in budgets),
         "dense": rows["dense"],

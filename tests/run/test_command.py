@@ -47,7 +47,8 @@ def test_result_has_the_promised_keys(finished):
         "widths",
     }
     assert set(result) == {
-        *("method", "model", "dataset", "seed", "examples", "budgets", "feasible"),
+        *("method", "model", "dataset", "seed", "examples"),
+        *("cost", "budget", "budgets", "feasible"),
         *("dense", "pruned", "baselines", "search", "compact_max_abs_difference"),
     }
     assert set(result["dense"]) == common
@@ -65,6 +66,7 @@ def test_result_describes_the_networks(finished):
     assert named == ("mcts", "lenet300", "digits")
     assert result["seed"] == 0
     (budget,) = result["budgets"]
+    assert (result["cost"], result["budget"]) == ("macs", 0.9)
     assert (budget["cost"], budget["limit"], budget["met"]) == ("macs", 0.9, True)
     assert budget["pruned"] == result["pruned"]["macs"]
     assert budget["dense"] == result["dense"]["macs"]

@@ -35,7 +35,6 @@ the candidates, and nothing is compiled after the first round.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,6 +45,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxprune import rounds
 from jaxprune.agents.mcts import queue as queues
 from jaxprune.agents.mcts import tree
 from jaxprune.agents.mcts.config import Config
@@ -458,13 +458,12 @@ def search(
     Raises:
         ValueError: the budget cannot be met even with one filter in each group.
     """
-    started = time.monotonic()
-    state = init(config, problem, key) if state is None else state
-    while not finished(config, state):
-        state, metrics = update(config, problem, state)
-        if progress is not None:
-            progress(state, metrics)
-        if config.seconds is not None and time.monotonic() - started > config.seconds:
-            break
+    state = rounds.play(
+        functools.partial(update, config, problem),
+        functools.partial(finished, config),
+        init(config, problem, key) if state is None else state,
+        progress=progress,
+        seconds=config.seconds,
+    )
     mask = state.archive.masks[best(state.archive, problem.budget)]
     return SearchResult(mask, state.archive, episodes=int(state.episodes), state=state)

@@ -30,7 +30,6 @@ what it found; nothing is compiled after the first one.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxprune import rounds
 from jaxprune.agents.ppo_lagrangian import learning
 from jaxprune.agents.ppo_lagrangian.config import Config
 from jaxprune.agents.ppo_lagrangian.learning import Learner, Trajectories
@@ -446,14 +446,13 @@ def search(
         UserError: a reward is not finite, or a cost function of the user's fails.
         ValueError: the budgets cannot be met even with one filter in each group.
     """
-    started = time.monotonic()
-    state = init(config, problem, key) if state is None else state
-    while not finished(config, state):
-        state, metrics = update(config, problem, state)
-        if progress is not None:
-            progress(state, metrics)
-        if config.seconds is not None and time.monotonic() - started > config.seconds:
-            break
+    state = rounds.play(
+        functools.partial(update, config, problem),
+        functools.partial(finished, config),
+        init(config, problem, key) if state is None else state,
+        progress=progress,
+        seconds=config.seconds,
+    )
     archive = state.archive
     if not (archive.cost <= problem.budget).any():
         magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
