@@ -242,7 +242,7 @@ def _tie(table, before, after, reason):
         table.unite_values(old, new, because(reason, "the loop carries them"))
 
 
-def _scan_counts(eqn):
+def scan_counts(eqn):
     """How many operands are constants of the loop, and how many it carries."""
     if "num_consts" in eqn.params:
         return eqn.params["num_consts"], eqn.params["num_carry"]
@@ -251,7 +251,7 @@ def _scan_counts(eqn):
 
 
 def _analyse_scan(table, eqn, inputs, origins, known, reason, analyse_body):
-    num_consts, num_carry = _scan_counts(eqn)
+    num_consts, num_carry = scan_counts(eqn)
     first = num_consts + num_carry
     for axes in inputs[first:]:
         table.freeze(axes[0], because(reason, "the loop runs over them"))
@@ -279,7 +279,7 @@ def _steady(origins, num_consts, num_carry):
 
 def _run_scan(step, operands, again):
     params, (body,) = step.eqn.params, step.bodies
-    num_consts, num_carry = _scan_counts(step.eqn)
+    num_consts, num_carry = scan_counts(step.eqn)
     first = num_consts + num_carry
 
     def round_(carry, each):
@@ -321,7 +321,7 @@ def _stacked(fact: Fact, length: int) -> Fact:
 
 def _scan_facts(step):
     params, body = step.eqn.params, step.bodies[0]
-    _, num_carry = _scan_counts(step.eqn)
+    _, num_carry = scan_counts(step.eqn)
     stacked = body.output_facts[num_carry:]
     return [NOTHING] * num_carry + [_stacked(fact, params["length"]) for fact in stacked]
 

@@ -15,6 +15,7 @@ import optax
 from jax import Array
 
 from jaxprune.data import Split, augment
+from jaxprune.lowering import lower
 from jaxprune.training.arguments import as_argument
 from jaxprune.training.recipes import Recipe, optimizer
 
@@ -179,7 +180,7 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
 
     def loss_fn(params):
         # The other collections, such as running means, are not cast: they add up small changes.
-        logits, new = function({**state.variables, "params": cast(params)}, *extra, x)
+        logits, new = lower(function)({**state.variables, "params": cast(params)}, *extra, x)
         logits = logits.astype(jnp.float32)
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(targets, recipe.label_smoothing)

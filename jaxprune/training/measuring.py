@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from jaxprune.data import Split
+from jaxprune.lowering import lower
 from jaxprune.training.arguments import as_argument
 
 
@@ -71,7 +72,7 @@ def _sums(functions, variables, examples, first, *, batch_size: int):
     index = first + jnp.arange(batch_size)
     inside = index < len(labels)  # the last batch is filled up with examples that do not count
     index = jnp.minimum(index, len(labels) - 1)
-    logits = apply(variables, preprocess(images[index])).astype(jnp.float32)
+    logits = lower(apply)(variables, preprocess(images[index])).astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
     correct = logits.argmax(-1) == labels[index]
     return jnp.sum(jnp.where(inside, losses, 0)), jnp.sum(correct & inside)

@@ -1,0 +1,95 @@
+"""Convolutions of small maps: XLA's on this device, and as `jaxprune.lowering` computes them.
+
+    python experiments/benchmarks/small_maps.py [--repeats 7]
+
+Prints the milliseconds of a 3 x 3 convolution and of its gradient for square maps of several sizes,
+medians of calls that take turns, and writes `experiments/results/small_maps_<device>.md`. The ratio
+stands for the forward pass and the gradient together.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import lowering
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+SIZES = (1, 2, 3, 4)
+CHANNELS = (32, 128, 512)
+IMAGES = 64
+
+
+def convolve(x, kernel):
+    """A 3 x 3 convolution that keeps the map's size."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def as_products(x, kernel):
+    """The same as products of matrices, whatever the size of the map."""
+    closed = jax.make_jaxpr(convolve)(x, kernel)
+    return lowering.by_positions(closed.eqns[0], x, kernel)
+
+
+def milliseconds(calls, repeats):
+    """The median of each call; they take turns, and the first round is left out."""
+    seconds = [[] for _ in calls]
+    for number in range(repeats + 1):
+        for call, taken in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if number:
+                taken.append(time.perf_counter() - start)
+    return [1e3 * statistics.median(taken) for taken in seconds]
+
+
+def row(size, channels, repeats):
+    """One line of the table."""
+    x = jax.random.normal(jax.random.key(0), (IMAGES, size, size, channels))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, channels))
+
+    def both(function):
+        forward = jax.jit(function)
+        gradient = jax.jit(jax.grad(lambda *args: jnp.square(function(*args)).sum(), (0, 1)))
+        return lambda: forward(x, kernel), lambda: gradient(x, kernel)
+
+    times = milliseconds([*both(convolve), *both(as_products)], repeats)
+    ratio = (times[0] + times[1]) / (times[2] + times[3])
+    cells = [f"{size} x {size}", str(channels), *(f"{ms:.2f}" for ms in times), f"{ratio:.1f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main():
+    """Measures, prints the table and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    rows = [row(size, channels, options.repeats) for size in SIZES for channels in CHANNELS]
+    command = " ".join(["python experiments/benchmarks/small_maps.py", *sys.argv[1:]])
+    text = "\n".join(
+        [
+            "# Convolutions of small maps",
+            "",
+            f"`{command}`: {IMAGES} images, {jax.devices()[0].device_kind} {platform.machine()},",
+            f"jax {jax.__version__}, Python {platform.python_version()}. Milliseconds, medians;",
+            "`jaxprune.lowering` takes the products where the map is smaller than the kernel.",
+            "",
+            "| map | channels | XLA | XLA, gradient | products | products, gradient | ratio |",
+            "| --: | --: | --: | --: | --: | --: | --: |",
+            *rows,
+            "",
+        ]
+    )
+    print(text)
+    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    (RESULTS / f"small_maps_{device}.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

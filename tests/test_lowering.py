@@ -1,0 +1,216 @@
+"""Convolutions of small maps as matrix products: the same numbers, and only where they pay."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxprune import lowering, models
+from jaxprune.lowering import lower
+
+
+def convolutions(fn, *args):
+    """How many convolutions a function's program has, those of called functions included."""
+    return str(jax.make_jaxpr(fn)(*args)).count("conv_general_dilated")
+
+
+def draw(key, *shape):
+    return jax.random.normal(jax.random.key(key), shape)
+
+
+def same(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_equals_the_convolution_for_all_windows_and_layouts(data):
+    dimensions = data.draw(st.integers(1, 3), "dimensions")
+    drawn = [
+        (
+            data.draw(st.integers(1, 4), "map"),
+            data.draw(st.integers(1, 4), "kernel"),
+            data.draw(st.integers(1, 3), "stride"),
+            data.draw(st.integers(1, 2), "dilation"),
+            (data.draw(st.integers(0, 3), "before"), data.draw(st.integers(0, 3), "after")),
+        )
+        for _ in range(dimensions)
+    ]
+    maps, kernels, strides, dilations, padding = zip(*drawn, strict=True)
+    x, kernel = draw(0, 2, 3, *maps), draw(1, 5, 3, *kernels)
+    input_axes, kernel_axes, output_axes = (
+        data.draw(st.permutations(range(dimensions + 2)), "axes") for _ in range(3)
+    )
+
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(
+            x.transpose(np.argsort(input_axes)),
+            kernel.transpose(np.argsort(kernel_axes)),
+            strides,
+            padding,
+            rhs_dilation=dilations,
+            dimension_numbers=lax.ConvDimensionNumbers(
+                tuple(input_axes), tuple(kernel_axes), tuple(output_axes)
+            ),
+        )
+
+    expected = convolve(x, kernel)
+    actual = lower(convolve, backend="cpu")(x, kernel)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extent", "left"), [(1, 0), (2, 0), (3, 1), (8, 1)], ids=["1", "2", "3", "8"]
+)
+def test_only_maps_smaller_than_the_kernel(extent, left):
+    x, kernel = draw(0, 2, extent, extent, 4), draw(1, 3, 3, 4, 6)
+    assert convolutions(lower(same, backend="cpu"), x, kernel) == left
+
+
+def test_a_product_for_each_position_that_meets_the_map():
+    x, kernel = draw(0, 2, 1, 2, 4), draw(1, 3, 3, 4, 6)
+    program = str(jax.make_jaxpr(lower(same, backend="cpu"))(x, kernel))
+    assert program.count("dot_general") == 3  # one row, three columns
+
+
+def test_other_convolutions_stay():
+    x = draw(0, 2, 2, 2, 4)
+
+    def depthwise(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            feature_group_count=4,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def transposed(x, kernel):
+        return lax.conv_transpose(x, kernel, (2, 2), "VALID")
+
+    assert convolutions(lower(depthwise, backend="cpu"), x, draw(1, 3, 3, 1, 4)) == 1
+    assert convolutions(lower(transposed, backend="cpu"), x, draw(1, 3, 3, 4, 6)) == 1
+    assert convolutions(lower(same, backend="cpu"), x, draw(1, 1, 1, 4, 6)) == 1
+    assert convolutions(lower(same, backend="cpu"), x, draw(1, 8, 8, 4, 6)) == 1
+
+
+def test_other_backends_keep_the_function():
+    assert lower(same, backend="gpu") is same
+    assert lower(same, backend="tpu") is same
+
+
+def test_derivatives():
+    x, kernel = draw(0, 2, 2, 2, 4), draw(1, 3, 3, 4, 6)
+
+    def loss(fn):
+        return lambda x, kernel: jnp.sum(jnp.sin(fn(x, kernel)))
+
+    expected = jax.grad(loss(same), (0, 1))(x, kernel)
+    quick = jax.grad(loss(lower(same, backend="cpu")), (0, 1))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), quick(x, kernel), expected
+    )
+    assert convolutions(quick, x, kernel) == 0
+
+
+def test_many_inputs_at_once_share_the_kernel():
+    x, kernel = draw(0, 7, 2, 2, 2, 4), draw(1, 3, 3, 4, 6)
+    many = jax.jit(jax.vmap(lower(same, backend="cpu"), (0, None)))
+    np.testing.assert_allclose(
+        many(x, kernel), jax.vmap(same, (0, None))(x, kernel), rtol=1e-4, atol=1e-5
+    )
+    assert "[7,4,6]" not in str(jax.make_jaxpr(many)(x, kernel))
+
+
+def through(name):
+    """The convolution, three times over, inside a call."""
+
+    def scan(x, kernel):
+        def body(carry, scale):
+            carry = jnp.tanh(same(carry, kernel * scale))
+            return carry, carry.sum()
+
+        return lax.scan(body, x, jnp.arange(1.0, 4.0), reverse=True)
+
+    def remat(x, kernel):
+        for _ in range(3):
+            x = jax.checkpoint(lambda x: jnp.tanh(same(x, kernel)))(x)
+        return x
+
+    def jit(x, kernel):
+        for _ in range(3):
+            x = jax.jit(lambda x, k: jnp.tanh(same(x, k)))(x, kernel)
+        return {"out": x}
+
+    return {"scan": scan, "remat": remat, "jit": jit}[name]
+
+
+@pytest.mark.parametrize("name", ["scan", "remat", "jit"])
+def test_enters_calls(name):
+    x, kernel = draw(0, 2, 2, 2, 4), draw(1, 3, 3, 4, 4) / 4
+    fn = through(name)
+    quick = lower(fn, backend="cpu")
+    assert convolutions(fn, x, kernel) > 0
+    assert convolutions(quick, x, kernel) == 0
+    expected, actual = fn(x, kernel), quick(x, kernel)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
+
+    def loss(fn):
+        return lambda k: jnp.sum(jnp.square(jax.tree.leaves(fn(x, k))[0]))
+
+    np.testing.assert_allclose(
+        jax.grad(loss(quick))(kernel), jax.grad(loss(fn))(kernel), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_custom_derivatives_are_left_alone():
+    @jax.custom_jvp
+    def odd(x, kernel):
+        return same(x, kernel)
+
+    @odd.defjvp
+    def _(primals, tangents):
+        return odd(*primals), 2 * same(tangents[0], primals[1])
+
+    x, kernel = draw(0, 2, 2, 2, 4), draw(1, 3, 3, 4, 4)
+    quick = lower(odd, backend="cpu")
+    assert convolutions(quick, x, kernel) == 1
+    _, tangent = jax.jvp(lambda x: quick(x, kernel), (x,), (x,))
+    np.testing.assert_allclose(tangent, 2 * same(x, kernel), atol=1e-5)
+
+
+def test_low_precision_keeps_its_type():
+    x, kernel = draw(0, 2, 2, 2, 4).astype("bfloat16"), draw(1, 3, 3, 4, 6).astype("bfloat16")
+    actual = lower(same, backend="cpu")(x, kernel)
+    assert actual.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        actual.astype("float32"), same(x, kernel).astype("float32"), atol=0.15
+    )
+
+
+def test_vgg11_ends_in_two_such_convolutions():
+    network = models.build("vgg11", (32, 32, 3))
+    variables = network.init(jax.random.key(0))
+    x = draw(1, 2, 32, 32, 3)
+    before = convolutions(network.apply, variables, x)
+    quick = lower(network.apply, backend="cpu")
+    assert (before, convolutions(quick, variables, x)) == (8, 6)
+    expected = jax.jit(network.apply)(variables, x)
+    np.testing.assert_allclose(
+        jax.jit(quick)(variables, x), expected, atol=1e-5 * float(jnp.abs(expected).max())
+    )
+
+
+def test_large_kernels_stay_so_that_programs_stay_small():
+    x = draw(0, 1, 3, 3, 1)
+    assert lowering.MOST_PRODUCTS == 49
+    assert convolutions(lower(same, backend="cpu"), x, draw(1, 7, 7, 1, 1)) == 0
+    assert convolutions(lower(same, backend="cpu"), x, draw(1, 7, 8, 1, 1)) == 1
