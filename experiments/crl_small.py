@@ -21,6 +21,7 @@ CASES = {
     "digits-params-10": ("--cost", "params", "--budget", "10%"),
     "digits-macs-25": ("--cost", "macs", "--budget", "25%"),
     "digits-params-20-fine": ("--cost", "params", "--budget", "20%", "--strategy", "fine"),
+    "digits-params-20-online": ("--cost", "params", "--budget", "20%", "--online"),
     "mnist-params-20": ("--dataset", "mnist", "--cost", "params", "--budget", "20%"),
     "mnist-params-5": ("--dataset", "mnist", "--cost", "params", "--budget", "5%"),
     "vgg11-params-20": (
