@@ -16,14 +16,17 @@ OUT = RESULTS / "crl_small"
 SEEDS = (0, 1, 2, 3, 4)
 NETWORKS = ("dense", "pruned", "uniform_l1", "global_l1", "random")
 
+MNIST = ("--dataset", "mnist", "--model", "lenet300")
+
 CASES = {
     "digits-params-20": ("--cost", "params", "--budget", "20%"),
     "digits-params-10": ("--cost", "params", "--budget", "10%"),
     "digits-macs-25": ("--cost", "macs", "--budget", "25%"),
     "digits-params-20-fine": ("--cost", "params", "--budget", "20%", "--strategy", "fine"),
     "digits-params-20-online": ("--cost", "params", "--budget", "20%", "--online"),
-    "mnist-params-20": ("--dataset", "mnist", "--cost", "params", "--budget", "20%"),
-    "mnist-params-5": ("--dataset", "mnist", "--cost", "params", "--budget", "5%"),
+    "mnist-params-20": (*MNIST, "--cost", "params", "--budget", "20%"),
+    "mnist-params-5": (*MNIST, "--cost", "params", "--budget", "5%"),
+    "mnist-neurons-40": (*MNIST, "--cost", "neurons", "--budget", "40%"),
     "vgg11-params-20": (
         *("--dataset", "cifar10", "--model", "vgg11", "--cost", "params", "--budget", "20%"),
         *("--examples", "4000", "--pretrain-epochs", "12", "--finetune-epochs", "4"),

@@ -14,12 +14,16 @@ METHODS: dict[str, str] = {
     "crl": "jaxprune.agents.ppo_lagrangian",
     "magnitude": "jaxprune.baselines.magnitude",
     "random": "jaxprune.baselines.random",
+    "l0": "jaxprune.baselines.hard_concrete",
+    "autoprune": "jaxprune.baselines.autoprune",
+    "group_lasso": "jaxprune.baselines.group_lasso",
+    "cges": "jaxprune.baselines.cges",
 }
 """{name: module}. The modules are imported when they are asked for."""
 
 NAMES: tuple[str, ...] = tuple(METHODS)
 
-TRACED_ONLY: tuple[str, ...] = ("mcts",)
+TRACED_ONLY: tuple[str, ...] = ("mcts", "l0", "autoprune", "group_lasso", "cges")
 """Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 

@@ -15,6 +15,27 @@ from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, evaluate
 
 
+class Material(NamedTuple):
+    """What a network is trained with, for methods that train it in their own way.
+
+    Attributes:
+      function: `(variables, masks, x)` -> logits [B, classes] and the changed collections, in
+        training mode. Masks are flat, [N], and may be any numbers that channels are multiplied by.
+      preprocess: uint8 images -> inputs of the network.
+      train: the images, uint8 [n, H, W, C], and the labels, [n], of the training split.
+      validation: the same of the validation split.
+      recipe: how fresh weights are fitted, a `training.Recipe`.
+      dense: the trained dense network's variables.
+    """
+
+    function: Callable[..., tuple[Array, Any]]
+    preprocess: Callable[[Array], Array]
+    train: tuple[Any, Any]
+    validation: tuple[Any, Any]
+    recipe: Any
+    dense: Any
+
+
 class Trainer(NamedTuple):
     """Fits the network's weights while a search goes on. Masks are flat, [K, N].
 
@@ -26,6 +47,7 @@ class Trainer(NamedTuple):
         all candidates: each step is made under one of the masks.
       evaluate: `(variables, masks)` -> scores on the batch of the training split.
       validate: `(variables, masks)` -> scores on the validation split.
+      material: the data and the function behind all this.
     """
 
     finetune: Callable[[Array, int, Array], tuple[Scores, Scores]]
@@ -33,6 +55,7 @@ class Trainer(NamedTuple):
     train: Callable[[Any, Array, int, Array], Any]
     evaluate: Callable[[Any, Array], Scores]
     validate: Callable[[Any, Array], Scores]
+    material: Material | None = None
 
 
 class Problem(NamedTuple):

@@ -1,11 +1,23 @@
-"""Pruning without learning what to prune, for comparison.
+"""What the agents are compared with.
 
-`magnitude` and `random` are search methods like the agents: each has the names Config, State,
-init, update and search. `uniform_l1`, `global_l1` and `random_mask` give their masks directly.
+`magnitude` and `random` prune without learning what to prune. `hard_concrete` (L0), `autoprune`,
+`group_lasso` and `cges` train a network to be sparse. All are search methods like the agents: each
+has the names Config, State, init, update and search. `uniform_l1`, `global_l1` and `random_mask`
+give their masks directly.
 """
 
-from jaxprune.baselines import magnitude, random
+from jaxprune.baselines import autoprune, cges, group_lasso, hard_concrete, magnitude, random
 from jaxprune.baselines.magnitude import global_l1, uniform_l1
 from jaxprune.baselines.random import random_mask
 
-__all__ = ["global_l1", "magnitude", "random", "random_mask", "uniform_l1"]
+__all__ = [
+    "autoprune",
+    "cges",
+    "global_l1",
+    "group_lasso",
+    "hard_concrete",
+    "magnitude",
+    "random",
+    "random_mask",
+    "uniform_l1",
+]

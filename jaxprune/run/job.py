@@ -144,5 +144,6 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
             scored=apply,
             train=train,
             validation=validation,
+            held_out=job.dataset.validation,
         ),
     )

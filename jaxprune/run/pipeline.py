@@ -194,7 +194,8 @@ class _Clock:
 
 def _planned(search: Any) -> int | None:
     """How many iterations or candidates a method plans, where its settings say so."""
-    return getattr(search, "candidates", None) or getattr(search, "iterations", None)
+    names = ("candidates", "iterations", "epochs")
+    return next((getattr(search, name) for name in names if hasattr(search, name)), None)
 
 
 def _found(candidates: int, seconds: float) -> str:

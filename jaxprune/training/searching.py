@@ -13,7 +13,7 @@ from jaxprune.data import Split
 from jaxprune.dependency import Structure, masked
 from jaxprune.evaluate import Scores, evaluate
 from jaxprune.models import Network
-from jaxprune.problem import Trainer
+from jaxprune.problem import Material, Trainer
 from jaxprune.training.fitting import finetune_many, fit
 from jaxprune.training.loop import Variables
 from jaxprune.training.recipes import Recipe
@@ -34,6 +34,7 @@ def make_trainer(
     scored: Callable[[Variables, Array], Array],
     train: tuple[Array, Array],
     validation: tuple[Array, Array],
+    held_out: Split | None = None,
 ) -> Trainer:
     """What a search trains with.
 
@@ -51,6 +52,7 @@ def make_trainer(
         scored: `scored(variables, x) -> logits`, what candidates are scored by.
         train: (x, y), the batch of the training split that is scored.
         validation: (x, y), the same of the validation split.
+        held_out: The validation split, for methods that train on it; by default none may.
     """
     masked_train = masked(network.apply_train, structure)
     masked_scored = masked(scored, structure)
@@ -79,7 +81,22 @@ def make_trainer(
             masked_scored, weights, structure.unflatten(masks.astype(jnp.float32)), x, y
         )
 
-    return Trainer(finetune_candidates, network.init, train_shared, on(*train), on(*validation))
+    def flat_train(variables: Variables, mask: Array, x: Array) -> tuple[Array, Variables]:
+        return masked_train(variables, structure.unflatten(mask), x)
+
+    material = None
+    if held_out is not None:
+        material = Material(
+            function=flat_train,
+            preprocess=preprocess,
+            train=(split.images, split.labels),
+            validation=(held_out.images, held_out.labels),
+            recipe=pretrain,
+            dense=variables,
+        )
+    return Trainer(
+        finetune_candidates, network.init, train_shared, on(*train), on(*validation), material
+    )
 
 
 class _Shared:
