@@ -178,7 +178,9 @@ def measure(name, repeats, episodes):
     problem = make_problem(
         network.apply, structure, variables, (x, y), (x[:1], y[:1]), cost="params", budget=BUDGET
     )
-    config = ppo_lagrangian.Config(episodes=episodes, target_kl=1e9, validated=1)
+    config = ppo_lagrangian.Config(
+        episodes=episodes, target_kl=1e9, validated=1, initial_ratio=0.9, ratio_rise=0.0
+    )
     rules = layerwise.rules(structure)
     rank = np.asarray(groups.rank(rules.sizes, problem.importance))
 

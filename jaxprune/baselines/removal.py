@@ -20,7 +20,12 @@ def _positions(rules: Rules, score: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="rules")
-def _least_removal(rules: Rules, score: Array) -> tuple[Array, Array, Array]:
+def least_removal_of(rules: Rules, score: Array) -> tuple[Array, Array, Array]:
+    """`least_removal` inside jit, for costs that can be traced.
+
+    Returns:
+        The mask, its relative cost, and whether that is within the budget.
+    """
     position = _positions(rules, score)
 
     def without(count: Array) -> Array:
@@ -60,7 +65,7 @@ def least_removal(problem: Problem, score: Array) -> Array:
     """
     rules = filterwise.rules(problem)
     if problem.traceable:
-        mask, cost, feasible = _least_removal(rules, score)
+        mask, cost, feasible = least_removal_of(rules, score)
     else:
         mask, cost, feasible = _measured_removal(problem, rules, score)
     if not feasible:

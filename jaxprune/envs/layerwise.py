@@ -155,6 +155,25 @@ def hard_mask(rules: Rules, values: Array) -> Array:
     return ((values >= 0.5) | largest).astype(jnp.uint8)
 
 
+def order(rules: Rules, rank: Array, actions: Array) -> Array:
+    """When channels go as all actions grow in proportion: float32 `[N]`, the lowest first.
+
+    What goes before 1 is what the actions remove. So removing in this order until a budget is met
+    scales the actions of an episode to the budget.
+
+    Args:
+        rules: the rules.
+        rank: int32 `[N]`, the order of the channels of each group by importance, 0 goes first.
+        actions: float32 `[T, A]`, one for each group.
+    """
+    group = groups.index(rules.sizes)
+    if rules.strategy == "coarse":
+        place = (rank + 0.5) / jnp.asarray(groups.size(rules.sizes))
+        return place / jnp.clip(actions[:, 0], 1e-6, 1.0)[group]
+    first = np.cumsum(rules.sizes) - np.asarray(rules.sizes)
+    return jnp.clip(actions[group, np.arange(len(group)) - first[group]], 0.0, 1.0) / 0.5
+
+
 def largest_ratio(initial: float, rise: float, progress: Array) -> Array:
     """The largest part of a group that may be removed: eq. 5.1 of the thesis, at most 1.
 

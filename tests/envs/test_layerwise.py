@@ -122,6 +122,25 @@ def test_the_clip_rises_by_equation_5_1() -> None:
     assert float(layerwise.largest_ratio(0.99, 0.05, ONE)) == 1
 
 
+def test_the_order_removes_before_1_what_the_actions_remove() -> None:
+    rules = Rules((10, 4), ((0.0,) * 6,) * 2, "coarse")
+    rank = jnp.asarray([*range(9, -1, -1), 2, 0, 3, 1])
+    actions = jnp.asarray([[0.3], [0.5]])
+    order = layerwise.order(rules, rank, actions)
+    state = layerwise.reset(rules)
+    for action in actions:
+        state = layerwise.step(rules, rank, state, action, ONE).state
+    np.testing.assert_array_equal(order < 1, state.values == 0)
+    # Twice the actions: six of the first group, and all four of the second.
+    np.testing.assert_array_equal(np.flatnonzero(order < 2), [4, 5, 6, 7, 8, 9, 10, 11, 12, 13])
+
+    fine = Rules((3, 2), ((0.0,) * 6,) * 2, "fine")
+    drawn = jnp.asarray([[0.2, 0.5, 1.3], [0.4, 0.9, 7.0]])
+    np.testing.assert_allclose(
+        layerwise.order(fine, jnp.arange(5), drawn), [0.4, 1, 2, 0.8, 1.8], rtol=1e-6
+    )
+
+
 @settings(deadline=None, max_examples=6)
 @given(
     strategy=st.sampled_from(["coarse", "fine"]),

@@ -14,11 +14,14 @@ Taj) and the thesis behind it (Malik, LUMS 2021). One `update` is one round:
 
 What the papers leave open, and departures from them, this project's own:
 
-- Beside the episodes, each round finishes one network by the policy's mean actions.
+- An untrained policy prunes every layer by about what uniform pruning takes to meet the budgets.
+  From 0.5 a tight budget is out of its reach for many rounds, in which the multiplier winds up.
+- Beside the episodes, each round finishes one network by the policy's mean actions, and the same
+  with all actions scaled so that the budgets are just met. With an untrained policy, this is
+  uniform magnitude pruning, but for rounding.
 - The answer is the best network within the budgets that was ever evaluated: of each round the
   `validated` best by training accuracy are scored on the validation split, and the highest of these
-  wins. The papers take what the last policy gives, which may break its budget. If no episode met
-  the budgets, magnitude pruning does.
+  wins. The papers take what the last policy gives, which may break its budget.
 - A round is `episodes` whole episodes, and the schedule and the ratio's clip (eq. 5.1) follow the
   rounds; the thesis counts timesteps. 40,000 timesteps are `iterations * episodes * layers`.
 - The images that rewards are computed on stay the same, so that rewards can be compared.
@@ -43,8 +46,9 @@ from jaxprune.agents.ppo_lagrangian import learning
 from jaxprune.agents.ppo_lagrangian.config import Config
 from jaxprune.agents.ppo_lagrangian.learning import Learner, Trajectories
 from jaxprune.baselines import candidates
-from jaxprune.baselines.magnitude import global_l1, uniform_l1
-from jaxprune.envs import groups, layerwise
+from jaxprune.baselines.magnitude import uniform_l1
+from jaxprune.baselines.removal import least_removal, least_removal_of
+from jaxprune.envs import filterwise, groups, layerwise
 from jaxprune.envs.layerwise import Rules
 from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, separated
@@ -72,31 +76,36 @@ class State(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """What a round plays; the last entry along K of `values` and `masks` is the mean policy's.
+    """What a round plays.
+
+    After its K episodes, `values` and `masks` have the network of the mean policy, and that network
+    scaled to the budgets.
 
     Attributes:
         observations: float32 `[K, T, 6]`.
         actions: float32 `[K, T, A]`, as drawn.
         log_probs: float32 `[K, T]`.
-        values: float32 `[K + 1, N]`, what each channel is multiplied by.
-        masks: uint8 `[K + 1, N]`, 1 = keep.
+        means: float32 `[T, A]`, the mean policy's actions.
+        values: float32 `[K + 2, N]`, what each channel is multiplied by.
+        masks: uint8 `[K + 2, N]`, 1 = keep.
     """
 
     observations: Array
     actions: Array
     log_probs: Array
+    means: Array
     values: Array
     masks: Array
 
 
 class Outcome(NamedTuple):
-    """How the finished networks of a round do, K + 1 of them.
+    """How the finished networks of a round do, K + 2 of them.
 
     Attributes:
-        rewards: float32 `[K + 1]`.
-        costs: float32 `[K + 1, m]`, fractions of the dense costs.
+        rewards: float32 `[K + 2]`.
+        costs: float32 `[K + 2, m]`, fractions of the dense costs.
         train: scores of the binary masks on the batch of the training split.
-        validation: float32 `[K + 1]`, accuracy on the validation split, NaN where not looked at.
+        validation: float32 `[K + 2]`, accuracy on the validation split, NaN where not looked at.
     """
 
     rewards: Array
@@ -106,19 +115,20 @@ class Outcome(NamedTuple):
 
 
 def rollout(
-    config: Config, rules: Rules, learner: Learner, rank: Array, progress: Array, key: Array
+    config: Config, rules: Rules, learner: Learner, rank: Array, most: Array, key: Array
 ) -> Episodes:
     """Prunes K networks layer by layer as the policy draws, and one as its means say.
+
+    The scaled network is not there yet; see `with_scaled`.
 
     Args:
         config: the agent's settings.
         rules: the environment's rules.
         learner: holds the policy.
         rank: int32 `[N]`, the order of the channels within their groups.
-        progress: the part of the search that is over, in [0, 1].
+        most: the largest part of a group that a coarse action may remove, float32 `[]`.
         key: consumed.
     """
-    most = layerwise.largest_ratio(config.initial_ratio, config.ratio_rise, progress)
     step = jax.vmap(functools.partial(layerwise.step, rules, rank), in_axes=(0, 0, None))
 
     def decide(state: layerwise.State, key: Array) -> tuple[layerwise.State, tuple]:
@@ -126,14 +136,23 @@ def rollout(
         actions, log_probs = learning.act(config, learner, observations[:-1], key)
         mean = learning.mean_action(config, learner, observations[-1:])
         state = step(state, jnp.concatenate([actions, mean]), most).state
-        return state, (observations[:-1], actions, log_probs)
+        return state, (observations[:-1], actions, log_probs, mean[0])
 
     start = layerwise.reset(rules)
     states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], config.episodes + 1, 0), start)
     states, taken = jax.lax.scan(decide, states, jax.random.split(key, rules.num_steps))
     masks = jax.vmap(functools.partial(layerwise.hard_mask, rules))(states.values)
-    observations, actions, log_probs = (jnp.moveaxis(leaf, 0, 1) for leaf in taken)
-    return Episodes(observations, actions, log_probs, states.values, masks)
+    observations, actions, log_probs = (jnp.moveaxis(leaf, 0, 1) for leaf in taken[:3])
+    means = jnp.minimum(taken[3], most) if rules.strategy == "coarse" else taken[3]
+    return Episodes(observations, actions, log_probs, means, states.values, masks)
+
+
+def with_scaled(episodes: Episodes, mask: Array) -> Episodes:
+    """Appends the network of the mean policy scaled to the budgets, uint8 `[N]`."""
+    return episodes._replace(
+        values=jnp.concatenate([episodes.values, mask[None].astype(jnp.float32)]),
+        masks=jnp.concatenate([episodes.masks, mask[None]]),
+    )
 
 
 def learn(
@@ -169,10 +188,11 @@ _rollout = jax.jit(rollout, static_argnums=(0, 1))
 _learn = jax.jit(learn, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _round(
     config: Config,
     rules: Rules,
+    game: filterwise.Rules,
     costs_of: tuple[Callable[[Array], Array], ...],
     evaluate: Callable[..., Scores],
     validate: Callable[..., Scores],
@@ -180,12 +200,14 @@ def _round(
     learner: Learner,
     rank: Array,
     limits: Array,
-    progress: Array,
+    most: Array,
     key: Array,
 ) -> tuple[Learner, Any, Episodes, Outcome]:
     """A whole round in one call: nothing is trained, and the costs can be traced."""
     play_key, learn_key = jax.random.split(key)
-    episodes = rollout(config, rules, learner, rank, progress, play_key)
+    episodes = rollout(config, rules, learner, rank, most, play_key)
+    scaled, _, _ = least_removal_of(game, layerwise.order(rules, rank, episodes.means))
+    episodes = with_scaled(episodes, scaled)
     masks = episodes.masks.astype(jnp.float32)
     costs = jnp.stack([jax.vmap(cost)(masks) for cost in costs_of], axis=-1)
     train = evaluate(constants[0], masks)
@@ -197,7 +219,10 @@ def _round(
     chosen = order[: min(config.validated, len(order))]
     accuracy = validate(constants[1], masks[chosen]).accuracy
     validation = jnp.full(len(masks), jnp.nan).at[chosen].set(accuracy)
-    learner, metrics = learn(config, learner, episodes, rewards[:-1], costs[:-1], limits, learn_key)
+    played = config.episodes
+    learner, metrics = learn(
+        config, learner, episodes, rewards[:played], costs[:played], limits, learn_key
+    )
     return learner, metrics, episodes, Outcome(rewards, costs, train, validation)
 
 
@@ -255,7 +280,8 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     rules = layerwise.rules(problem.structure, config.strategy)
     key, learner_key, weights_key = jax.random.split(key, 3)
     sizes = len(layerwise.OBSERVATION), rules.action_size, len(problem.limits)
-    learner = learning.init(config.within_a_round(), learner_key, *sizes)
+    mean = initial_action(config, problem)
+    learner = learning.init(config.within_a_round(), learner_key, *sizes, mean=mean)
     return State(
         key=key,
         # The layers are known beforehand, and with them the statistics of what will be seen.
@@ -264,6 +290,33 @@ def init(config: Config, problem: Problem, key: Array) -> State:
         iteration=np.int32(0),
         episodes=np.int32(0),
         archive=candidates.empty(problem.structure.num_channels),
+    )
+
+
+def initial_action(config: Config, problem: Problem) -> float:
+    """The policy's mean before learning.
+
+    Where a cost has to be measured, it is taken to fall with the square of the widths.
+    """
+    if config.strategy == "fine":
+        return 0.5  # the threshold between removing and keeping
+    if config.initial_action is not None:
+        return config.initial_action
+    if problem.traceable:
+        sizes = tuple(group.size for group in problem.structure.groups)
+        removed = 1 - float(groups.mean(sizes, uniform_l1(problem).astype(jnp.float32)).mean())
+    else:
+        removed = 1 - float(np.sqrt(problem.limits.min()))
+    return min(max(removed, 0.05), 0.95)  # further out, the sigmoid would hardly move
+
+
+def largest_ratio(config: Config, problem: Problem, iteration: int) -> Array:
+    """The largest part of a group that a coarse action may remove in a round (eq. 5.1)."""
+    first = config.initial_ratio
+    if first is None:
+        first = max(0.9, 1 - float(problem.limits.min()))
+    return layerwise.largest_ratio(
+        first, config.ratio_rise, jnp.float32(iteration / config.iterations)
     )
 
 
@@ -292,7 +345,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     Returns:
         The next state, which is a function of the arguments alone where nothing has to be measured,
         and metrics: `iteration`, `episodes`, `timesteps`, `candidates`, `best_accuracy`
-        (validation, of the best feasible network; 0 if there is none yet), `feasible` (part of the
+        (validation, of the best feasible network), `feasible` (part of the
         round's episodes), `finetune_steps`, `reward` and `cost` (means of the round's episodes;
         costs as fractions of the dense ones), `limit`, `multiplier`, `action` (mean action of each
         layer), `sigma`, `entropy`, `kl`, `policy_loss`, `value_loss`, `cost_value_loss`. Costs,
@@ -304,20 +357,21 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     rules = layerwise.rules(problem.structure, config.strategy)
     rank = groups.rank(rules.sizes, jnp.asarray(problem.importance))
     iteration = int(state.iteration)
-    progress = jnp.float32(iteration / config.iterations)
     limits = jnp.asarray(problem.limits)
+    most = largest_ratio(config, problem, iteration)
     steps = finetuning_steps(config, iteration)
     settings = config.within_a_round()
     key, round_key = jax.random.split(jnp.asarray(state.key))
 
     weights = state.weights
     if problem.traceable and not steps and not config.online:
-        shape = (config.episodes + 1, problem.structure.num_channels)
+        shape = (config.episodes + 2, problem.structure.num_channels)
         evaluate = separated(problem.evaluate, shape)
         validate = separated(problem.validate, (min(config.validated, shape[0]), shape[1]))
         learner, metrics, episodes, outcome = _round(
             settings,
             rules,
+            filterwise.rules(problem),
             _traced_costs(problem),
             evaluate.function,
             validate.function,
@@ -325,12 +379,15 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
             state.learner,
             rank,
             limits,
-            progress,
+            most,
             round_key,
         )
     else:
         play_key, learn_key, train_key, tune_key = jax.random.split(round_key, 4)
-        episodes = _rollout(settings, rules, state.learner, rank, progress, play_key)
+        episodes = _rollout(settings, rules, state.learner, rank, most, play_key)
+        episodes = with_scaled(
+            episodes, least_removal(problem, layerwise.order(rules, rank, episodes.means))
+        )
         if config.online:
             assert problem.trainer is not None
             weights = problem.trainer.train(weights, episodes.masks, config.online_steps, train_key)
@@ -339,8 +396,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
             settings,
             state.learner,
             episodes,
-            outcome.rewards[:-1],
-            outcome.costs[:-1],
+            outcome.rewards[: config.episodes],
+            outcome.costs[: config.episodes],
             limits,
             learn_key,
         )
@@ -393,19 +450,18 @@ def _metrics(
     metrics: Any,
     steps: int,
 ) -> dict[str, Any]:
-    costs = np.asarray(outcome.costs)[:-1]
+    costs = np.asarray(outcome.costs)[: config.episodes]
     archive = state.archive
-    found = (archive.cost <= problem.budget).any()
     actions = np.clip(np.asarray(episodes.actions), 0, 1).mean((0, 2))
     return {
         "iteration": int(state.iteration),
         "episodes": int(state.episodes),
         "timesteps": int(state.episodes) * rules.num_steps,
         "candidates": len(archive.cost),
-        "best_accuracy": candidates.best_validation(archive, problem.budget) if found else 0.0,
+        "best_accuracy": candidates.best_validation(archive, problem.budget),
         "feasible": float((costs <= problem.limits).all(-1).mean()),
         "finetune_steps": 0 if config.online else steps,
-        "reward": float(outcome.rewards[:-1].mean()),
+        "reward": float(outcome.rewards[: config.episodes].mean()),
         "cost": costs.mean(0).tolist(),
         "limit": problem.limits.tolist(),
         "multiplier": np.asarray(state.learner.multipliers).tolist(),
@@ -439,8 +495,7 @@ def search(
 
     Returns:
         The best network within the budgets by validation accuracy, all candidates, the state, and
-        in the online setting the weights that were trained with the policy. If no episode met the
-        budgets, the better magnitude pruning, which does.
+        in the online setting the weights that were trained with the policy.
 
     Raises:
         UserError: a reward is not finite, or a cost function of the user's fails.
@@ -454,9 +509,6 @@ def search(
         seconds=config.seconds,
     )
     archive = state.archive
-    if not (archive.cost <= problem.budget).any():
-        magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
-        archive = candidates.extend(archive, problem, magnitude)
     mask = archive.masks[best(archive, problem.budget)]
     weights = state.weights if config.online else None
     return SearchResult(mask, archive, int(state.episodes), state, weights)

@@ -136,9 +136,13 @@ class Config(Learning):
     """Training steps of a pruned network before its reward, in equal intervals of the search; the
     thesis takes 0 32 128. Ignored with --online."""
 
-    initial_ratio: float = 0.9
-    """Largest part of a layer that a coarse action may remove at first (thesis: 0.8 where 20 % of
-    the parameters may stay, 0.9 where 10 %)."""
+    initial_action: float | None = None
+    """The coarse policy's mean before learning, in (0, 1); by default the part that uniform pruning
+    removes within the budgets. The thesis says nothing; its sigmoid would begin at 0.5."""
+
+    initial_ratio: float | None = None
+    """Largest part of a layer that a coarse action may remove at first; by default 0.9, or what the
+    tightest budget removes if that is more. Thesis: 0.8 where 20 % may stay, 0.9 where 10 %."""
 
     ratio_rise: float = 0.05
     """What is added to it until the end (thesis: "action clip gradient", 0.05)."""
@@ -160,9 +164,20 @@ class Config(Learning):
                 f"{self.finetune_schedule}"
             )
         for name in ("initial_ratio", "ratio_rise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {value}")
+        if self.initial_action is not None and not 0 < self.initial_action < 1:
+            raise ValueError(f"initial_action must lie in (0, 1), not {self.initial_action}")
 
     def within_a_round(self) -> "Config":
         """The settings without those of the outer loop, so that changing these compiles nothing."""
-        return replace(self, iterations=1, seconds=None, finetune_schedule=(0,), online_steps=1)
+        return replace(
+            self,
+            iterations=1,
+            seconds=None,
+            finetune_schedule=(0,),
+            online_steps=1,
+            initial_action=None,
+            initial_ratio=None,
+        )

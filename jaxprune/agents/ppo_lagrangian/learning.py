@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxprune.agents.ppo_lagrangian import fitting, multipliers, networks, normalization
 from jaxprune.agents.ppo_lagrangian.advantages import combine, gae
@@ -119,7 +120,13 @@ class Metrics(NamedTuple):
     jax.jit, static_argnames=("config", "observation_size", "action_size", "num_costs")
 )
 def init(
-    config: Learning, key: Array, observation_size: int, action_size: int, num_costs: int
+    config: Learning,
+    key: Array,
+    observation_size: int,
+    action_size: int,
+    num_costs: int,
+    *,
+    mean: ArrayLike = 0.5,
 ) -> Learner:
     """A learner that has seen nothing.
 
@@ -129,9 +136,10 @@ def init(
         observation_size: O >= 1.
         action_size: A >= 1.
         num_costs: m >= 1, the number of budgets.
+        mean: of the untrained policy, in (0, 1).
 
     Returns:
-        The learner. Its policy has mean 0.5 up to about 0.01 for observations of the order of 1;
+        The learner. Its policy has this mean up to about 0.01 for observations of the order of 1;
         see `observe` for others.
 
     Raises:
@@ -145,7 +153,7 @@ def init(
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
-    variables = networks.init(config, key, observation_size, action_size, num_costs)
+    variables = networks.init(config, key, observation_size, action_size, num_costs, mean)
     initial, dual = multipliers.init(config, num_costs)
     return Learner(
         networks=variables,

@@ -11,7 +11,7 @@ gives 64, 64 hidden units, tanh, and a sigmoid at the output. Readings and choic
   probabilities are those of the **unclipped sample**, as in stable-baselines: the clipped one has
   no density at 0 and 1.
 - Kernels are orthogonal and biases zero, as in stable-baselines. The output layers are scaled by
-  0.01, so that an untrained policy has mean 0.5 and an untrained critic value 0 in every state,
+  0.01, so that an untrained policy has one mean and an untrained critic value 0 in every state,
   which is what a normalised reward is expected to be.
 """
 
@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxprune.agents.ppo_lagrangian.config import Learning
 
@@ -90,9 +91,17 @@ def executed(actions: Array) -> Array:
 
 
 def init(
-    config: Learning, key: Array, observation_size: int, action_size: int, num_costs: int
+    config: Learning,
+    key: Array,
+    observation_size: int,
+    action_size: int,
+    num_costs: int,
+    mean: ArrayLike = 0.5,
 ) -> Networks:
-    """The variables of untrained networks for observations `[O]`, actions `[A]` and m budgets."""
+    """The variables of untrained networks for observations `[O]`, actions `[A]` and m budgets.
+
+    The untrained policy has about this mean, in (0, 1), in every state.
+    """
     modules = (
         Policy(config.hidden, action_size, config.initial_sigma),
         Mlp(config.hidden, 1),
@@ -100,7 +109,10 @@ def init(
     )
     keys = jax.random.split(key, len(modules))
     example = jnp.zeros((1, observation_size))
-    return Networks(*(module.init(k, example) for module, k in zip(modules, keys, strict=True)))
+    policy, *critics = (module.init(k, example) for module, k in zip(modules, keys, strict=True))
+    output = policy["params"]["mean"]["output"]
+    output["bias"] += jax.scipy.special.logit(mean)
+    return Networks(policy, *critics)
 
 
 def action_size(variables: Any) -> int:

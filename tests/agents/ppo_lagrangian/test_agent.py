@@ -10,6 +10,7 @@ import pytest
 from jaxprune import UserError, budgets, checkpoint, methods
 from jaxprune.agents import ppo_lagrangian
 from jaxprune.agents.ppo_lagrangian import agent, learning
+from jaxprune.baselines import uniform_l1
 from jaxprune.envs import groups, layerwise
 from jaxprune.evaluate import Scores
 from jaxprune.problem import Problem, Trainer
@@ -29,11 +30,11 @@ def problem(known_problem) -> Problem:
     return known_problem((3, 5, 4), 0.5, weighted, importance=[1, 2, 3, 5, 4, 3, 2, 1, 1, 2, 3, 4])
 
 
-def play(config, problem, key=KEY, progress=0.0):
+def play(config, problem, key=KEY, most=0.9):
     rules = layerwise.rules(problem.structure, config.strategy)
     rank = groups.rank(rules.sizes, problem.importance)
     learner = agent.init(config, problem, key).learner
-    return rules, rank, agent.rollout(config, rules, learner, rank, jnp.float32(progress), key)
+    return rules, rank, agent.rollout(config, rules, learner, rank, jnp.float32(most), key)
 
 
 def same(left, right) -> None:
@@ -47,11 +48,11 @@ def same(left, right) -> None:
 @pytest.mark.parametrize("strategy", ["coarse", "fine"])
 def test_episodes_are_what_the_environment_makes_of_the_actions(problem, strategy):
     config = dataclasses.replace(SMALL, strategy=strategy)
-    rules, rank, episodes = play(config, problem, progress=0.5)
+    rules, rank, episodes = play(config, problem, most=0.7)
     assert episodes.observations.shape == (6, 3, 6)
     assert episodes.actions.shape == (6, 3, rules.action_size)
     assert episodes.masks.shape == episodes.values.shape == (7, 12)
-    most = jnp.float32(config.initial_ratio + 0.5 * config.ratio_rise)
+    most = jnp.float32(0.7)
     for k in range(6):
         state = layerwise.reset(rules)
         for t in range(3):
@@ -84,12 +85,12 @@ def test_a_round_pays_accuracy_and_cost_once_an_episode(problem):
     np.testing.assert_allclose(archive.cost, archive.masks.mean(-1), rtol=1e-6)
     expected = [float(weighted(jnp.asarray(mask, jnp.float32))) for mask in archive.masks]
     np.testing.assert_allclose(archive.accuracy, expected, rtol=1e-5)
-    np.testing.assert_allclose(metrics["reward"], np.mean(expected[:-1]), rtol=1e-5)
-    np.testing.assert_allclose(metrics["cost"], [archive.cost[:-1].mean()], rtol=1e-5)
-    np.testing.assert_allclose(metrics["feasible"], (archive.cost[:-1] <= 0.5).mean())
+    np.testing.assert_allclose(metrics["reward"], np.mean(expected[:6]), rtol=1e-5)
+    np.testing.assert_allclose(metrics["cost"], [archive.cost[:6].mean()], rtol=1e-5)
+    np.testing.assert_allclose(metrics["feasible"], (archive.cost[:6] <= 0.5).mean())
     assert metrics["limit"] == [0.5]
     assert (metrics["iteration"], metrics["episodes"], metrics["timesteps"]) == (1, 6, 18)
-    assert metrics["candidates"] == 7
+    assert metrics["candidates"] == 8
     assert len(metrics["action"]) == 3
 
 
@@ -163,18 +164,56 @@ def test_the_answer_is_within_the_budget(problem):
     found = agent.search(SMALL, problem, KEY)
     assert found.mask.mean() <= 0.5
     assert found.episodes == 18
-    assert len(found.archive.cost) == 21
+    assert len(found.archive.cost) == 24
     assert found.variables is None
 
 
-def test_magnitude_answers_where_no_episode_met_the_budget(known_problem):
+def test_each_round_ends_with_a_network_that_just_meets_the_budget(known_problem):
     """Three channels must do, one of each group; ratios are clipped far above that."""
     tight = known_problem((3, 5, 4), 0.26, weighted)
     config = dataclasses.replace(SMALL, initial_ratio=0.1, ratio_rise=0.0)
     lines = []
     found = agent.search(config, tight, KEY, progress=lambda _, metrics: lines.append(metrics))
     assert found.mask.sum() == 3
-    assert all(line["best_accuracy"] == 0 and line["feasible"] == 0 for line in lines)
+    assert all(line["feasible"] == 0 for line in lines)  # no episode met it
+    np.testing.assert_array_equal(found.archive.masks.sum(-1)[7::8], [3, 3, 3])
+
+
+def test_the_untrained_policy_begins_at_uniform_pruning(known_problem):
+    for budget in (0.26, 0.51, 0.81):
+        posed = known_problem((20, 40, 60), budget, weighted)
+        config = dataclasses.replace(SMALL, learning_rate=1e-6)
+        assert agent.initial_action(config, posed) == pytest.approx(1 - budget, abs=0.01)
+        state, _ = agent.update(config, posed, agent.init(config, posed, KEY))
+        *_, scaled = state.archive.masks
+        uniform = np.asarray(uniform_l1(posed))
+        groups_ = np.repeat([0, 1, 2], (20, 40, 60))
+        widths = [np.bincount(groups_, mask) for mask in (scaled, uniform)]
+        np.testing.assert_allclose(*widths, atol=1)
+        assert scaled.mean() <= budget < (scaled.sum() + 1) / 120
+
+
+def test_where_the_policy_begins_can_be_set(problem):
+    config = dataclasses.replace(SMALL, initial_action=0.3)
+    learner = agent.init(config, problem, KEY).learner
+    seen = jnp.asarray(layerwise.rules(problem.structure).observations, jnp.float32)
+    for step in seen:
+        action = learning.mean_action(config, learner, step)
+        np.testing.assert_allclose(action, 0.3, atol=0.02)
+    fine = dataclasses.replace(config, strategy="fine")
+    assert agent.initial_action(fine, problem) == 0.5
+
+
+def test_the_largest_ratio_follows_the_tightest_budget(known_problem):
+    def ratio(budget, iteration=0, **settings):
+        posed = known_problem((30, 30, 30), budget, weighted)
+        config = dataclasses.replace(SMALL, iterations=10, ratio_rise=0.04, **settings)
+        return float(agent.largest_ratio(config, posed, iteration))
+
+    assert ratio(0.5) == pytest.approx(0.9)
+    assert ratio(0.5, 5) == pytest.approx(0.92)
+    assert ratio(0.05) == pytest.approx(0.95)
+    assert ratio(0.05, initial_ratio=0.8) == pytest.approx(0.8)
 
 
 def test_a_known_optimum_is_found(known_problem):
@@ -256,7 +295,7 @@ def test_rewards_are_computed_after_the_scheduled_fine_tuning(problem):
     agent.search(
         config, recorder.problem(problem), KEY, progress=lambda _, metrics: lines.append(metrics)
     )
-    assert recorder.tuned == [(10, 7), (10, 7), (40, 7), (40, 7)]
+    assert recorder.tuned == [(10, 8), (10, 8), (40, 8), (40, 8)]
     assert [line["finetune_steps"] for line in lines] == [0, 0, 10, 10, 40, 40]
 
 
@@ -273,7 +312,7 @@ def test_online_the_network_is_trained_with_the_policy(problem):
     found = agent.search(config, recorder.problem(problem), KEY)
     assert found.variables["steps"] == 75
     archive = found.archive
-    trained = np.repeat([25, 50, 75], 7) / 100
+    trained = np.repeat([25, 50, 75], 8) / 100
     np.testing.assert_allclose(archive.accuracy, archive.masks.mean(-1) * trained, rtol=1e-5)
     assert recorder.tuned == []
 
@@ -303,6 +342,7 @@ def test_rewards_that_are_not_finite_stop_the_search(problem):
         ("finetune_schedule", ()),
         ("finetune_schedule", (0, -1)),
         ("initial_ratio", 1.5),
+        ("initial_action", 1.0),
         ("ratio_rise", -0.1),
     ],
 )
