@@ -42,7 +42,7 @@ class RunConfig:
     """Settings of a run that do not belong to its search method."""
 
     method: _Name = "mcts"
-    """How masks are searched: mcts, crl, magnitude or random."""
+    """How masks are searched: mcts, crl, acnn, amc, cacp, magnitude or random."""
 
     dataset: _Name = "digits"
     """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""

@@ -12,6 +12,9 @@ from jaxprune.errors import UserError
 METHODS: dict[str, str] = {
     "mcts": "jaxprune.agents.mcts",
     "crl": "jaxprune.agents.ppo_lagrangian",
+    "acnn": "jaxprune.agents.acnn",
+    "amc": "jaxprune.agents.amc",
+    "cacp": "jaxprune.agents.cacp",
     "magnitude": "jaxprune.baselines.magnitude",
     "random": "jaxprune.baselines.random",
 }
@@ -19,7 +22,7 @@ METHODS: dict[str, str] = {
 
 NAMES: tuple[str, ...] = tuple(METHODS)
 
-TRACED_ONLY: tuple[str, ...] = ("mcts",)
+TRACED_ONLY: tuple[str, ...] = ("mcts", "acnn", "amc", "cacp")
 """Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 
