@@ -85,6 +85,20 @@ class Outcome(NamedTuple):
     validation: Array
 
 
+class Learning(NamedTuple):
+    """What a round of learning saw and did, float32 `[]` each.
+
+    Attributes:
+        losses: 0 while nothing is learnt.
+        sigma: the deviation of the last episode's exploration.
+        sparsity: zeros among the weights of actor and critic, as a part of them.
+    """
+
+    losses: Losses
+    sigma: Array
+    sparsity: Array
+
+
 class Binding(NamedTuple):
     """What a problem is to a compiled round: hashable, the same for the same problem.
 
@@ -182,7 +196,7 @@ def _round(
     buffer: Replay,
     played: Array,
     key: Array,
-) -> tuple[Learner, Replay, Losses, Episodes, Outcome]:
+) -> tuple[Learner, Replay, Learning, Episodes, Outcome]:
     """A whole round in one call."""
     draw_key, play_key, learn_key = jax.random.split(key, 3)
     aims = jnp.append(inputs.budget, jnp.asarray(config.targets, jnp.float32))
@@ -219,7 +233,13 @@ def _round(
 
     ready = played + config.episodes > config.warmup
     learner, losses = jax.lax.cond(ready, learn, wait, learner)
-    return learner, buffer, losses, episodes, Outcome(earned, expenses, train, validation)
+    learnt = Learning(
+        losses=losses,
+        sigma=exploration.sigma(config, played + config.episodes - 1),
+        sparsity=sparsity(learner.networks).fraction,
+    )
+    outcome = Outcome(earned, expenses, train, validation)
+    return learner, buffer, learnt, episodes, outcome
 
 
 def init(config: Config, problem: Problem, key: Array) -> State:
@@ -298,7 +318,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     """
     binding, inputs = _bind(config, problem)
     key, round_key = jax.random.split(jnp.asarray(state.key))
-    learner, buffer, losses, episodes, outcome = _round(
+    learner, buffer, learnt, episodes, outcome = _round(
         config.within_a_round(),
         binding,
         inputs,
@@ -323,16 +343,11 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
             state.archive, problem, masks, outcome.costs, outcome.train, outcome.validation
         ),
     )
-    return state, _metrics(config, problem, state, losses, episodes, outcome)
+    return state, _metrics(problem, state, learnt, episodes, outcome)
 
 
 def _metrics(
-    config: Config,
-    problem: Problem,
-    state: State,
-    losses: Losses,
-    episodes: Episodes,
-    outcome: Outcome,
+    problem: Problem, state: State, learnt: Learning, episodes: Episodes, outcome: Outcome
 ) -> dict[str, Any]:
     spent = np.asarray(outcome.costs)[:-1]
     archive = state.archive
@@ -347,10 +362,10 @@ def _metrics(
         "cost": spent.mean(0).tolist(),
         "limit": problem.limits.tolist(),
         "action": np.asarray(episodes.ratios)[:-1].mean(0).tolist(),
-        "sigma": float(exploration.sigma(config, jnp.int32(state.episodes - 1))),
-        "actor_loss": float(losses.actor),
-        "critic_loss": float(losses.critic),
-        "sparsity": float(sparsity(state.learner.networks).fraction),
+        "sigma": float(learnt.sigma),
+        "actor_loss": float(learnt.losses.actor),
+        "critic_loss": float(learnt.losses.critic),
+        "sparsity": float(learnt.sparsity),
     }
 
 

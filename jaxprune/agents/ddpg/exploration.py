@@ -18,7 +18,7 @@ LEAST_SIGMA = 1e-6
 
 def sigma(config: Config, episode: Array) -> Array:
     """The deviation in an episode counted from 0, `[...]`; in the warm-up that of its end."""
-    age = jnp.maximum(episode - config.warmup, 0)
+    age = jnp.maximum(episode - config.warmup, 0).astype(jnp.float32)
     return jnp.maximum(config.sigma * config.sigma_decay**age, LEAST_SIGMA)
 
 

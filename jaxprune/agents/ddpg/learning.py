@@ -10,6 +10,7 @@ threshold of shrinkage times the learning rate (ACNN, eqs. 10 and 11), behind Ad
 paper prints plain gradient steps. The target networks follow by `tau` (eqs. 12 and 13).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,7 @@ def optimizers(config: Config) -> Networks:
     return Networks(one(config.actor_rate), one(config.critic_rate))
 
 
+@functools.partial(jax.jit, static_argnames=("config", "observation_size"))
 def init(config: Config, key: Array, observation_size: int) -> Learner:
     """A learner that has seen nothing; its targets are its networks."""
     variables = networks.init(config, key, observation_size)
