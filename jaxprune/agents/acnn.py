@@ -8,9 +8,16 @@ an L1 penalty on actor and critic by proximal steps (eqs. 8 to 11); `--search.sh
 expects 1 / 0.289 = 3.46.
 
 The paper publishes the learning rate, 0.001, and that rewards settle within about 100 iterations.
-**All other numbers are this project's own.** Departures: Adam where the paper prints plain gradient
-steps; several passes over the replay before it is cleared, where Algorithm 1 makes one: a round has
-too few steps for one to teach anything.
+**All other numbers are this project's own.** Departures, each for what it did on LeNet-300-100:
+
+- Adam where the paper prints plain gradient steps.
+- Several passes over the replay before it is cleared, where Algorithm 1 makes one: a round has too
+  few steps for one to teach anything.
+- AMC's moving average comes off the rewards. Without it the critic first learns that everything is
+  worth more than nothing, and the actor follows it to removing all or nothing, and stays there.
+- AMC's bound holds every network to the budget, and the actor learns a tenth as fast as the critic
+  (AMC's rates): with both, better networks are found than without. `--search.no-bounded
+  --search.actor-rate 1e-3` is the paper's agent.
 """
 
 from dataclasses import dataclass
@@ -61,9 +68,6 @@ class Config(ddpg.Config):
     hidden: tuple[int, int] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
 
-    actor_rate: float = 1e-3
-    """The actor's learning rate (ACNN)."""
-
     critic_rate: float = 1e-3
     """The critic's learning rate (ACNN)."""
 
@@ -74,12 +78,12 @@ class Config(ddpg.Config):
     gamma: float = 0.99
     """Discount of what later layers earn."""
 
-    tau: float = 0.1
+    tau: float = 0.3
     """How far the target networks move to the networks, once a round."""
 
     targets_move: Literal["update", "round"] = "round"
     """When they move: after every minibatch, or once a round (ACNN, Algorithm 1)."""
 
-    baseline_rate: float = 0.0
+    baseline_rate: float = 0.5
     """How fast the moving average that comes off the rewards follows those of each minibatch, in
     [0, 1]; 0: nothing comes off (ACNN)."""

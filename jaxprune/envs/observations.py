@@ -74,7 +74,8 @@ def observer(kind: Kind, structure: Structure, cost: Callable[[Array], Array]) -
 
 
 def _acnn(structure: Structure) -> Observe:
-    sizes = np.array([group.size for group in structure.groups], np.float32)
+    sizes = [group.size for group in structure.groups]
+    relative = jnp.asarray(sizes, jnp.float32) / max(sizes)
     group = jnp.asarray(structure.group_index)
     dense = costs.dense(structure, "params")
 
@@ -84,8 +85,7 @@ def _acnn(structure: Structure) -> Observe:
     def observe(step: Array, values: Array, previous: Array, limit: Array) -> Array:
         settled = params(jnp.where(group < step, values, 0.0))
         own = params(values) - params(jnp.where(group == step, 0.0, values))
-        neurons = jnp.asarray(sizes / sizes.max())[step]
-        return jnp.stack([step / len(sizes), neurons, settled, own])
+        return jnp.stack([step / len(sizes), relative[step], settled, own])
 
     return observe
 

@@ -116,7 +116,7 @@ def test_ratios_of_convolutions_and_dense_layers():
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    limits=st.lists(st.integers(3, 12), min_size=3, max_size=3),
+    limits=st.lists(st.sampled_from([3, 5, 8, 12]), min_size=3, max_size=3),
     most=st.sampled_from([0.5, 0.98]),
 )
 def test_bounded_networks_meet_their_budget_and_keep_a_channel_of_each_group(

@@ -155,5 +155,5 @@ def test_the_published_settings():
     assert dataclasses.asdict(cacp.Config()) == {**dataclasses.asdict(config), **only}
     paper = acnn.Config()
     assert (paper.observation, paper.reward, paper.replay) == ("acnn", "balance", None)
-    assert (paper.actor_rate, paper.targets_move) == (1e-3, "round")
+    assert (paper.critic_rate, paper.targets_move) == (1e-3, "round")
     assert paper.shrinkage > 0
