@@ -21,7 +21,7 @@ class Config:
     reward: Reward = "error"
     """What is earned: balance, ACNN's of accuracy and cost after every layer; error, minus the
     error of the finished network; error_log_macs and error_log_params, that times the logarithm of
-    its multiply-adds or parameters (AMC's R_FLOPs and R_Param, to be used with --search.no-bounded)."""
+    its multiply-adds or parameters (AMC's R_FLOPs and R_Param, meant for --search.no-bounded)."""
 
     beta: float = 1.0
     """The weight of the cost in the reward balance."""
