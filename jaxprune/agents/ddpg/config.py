@@ -21,7 +21,7 @@ class Config:
     reward: Reward = "error"
     """What is earned: balance, ACNN's of accuracy and cost after every layer; error, minus the
     error of the finished network; error_log_macs and error_log_params, that times the logarithm of
-    its multiply-adds or parameters (AMC's R_FLOPs and R_Param, meant for --search.no-bounded)."""
+    its multiply-adds or parameters (AMC's R_FLOPs and R_Param, meant for --search.unbounded)."""
 
     beta: float = 1.0
     """The weight of the cost in the reward balance."""
@@ -29,9 +29,9 @@ class Config:
     expected_accuracy: float = 1.0
     """The accuracy beyond which balance pays no more, as a part of the dense network's."""
 
-    bounded: bool = True
-    """Prune a layer at least so far that the budget can still be met by later ones: AMC's
-    budget-respecting action. Every network is then within the budget."""
+    unbounded: bool = False
+    """Leave it to the reward to hold the budget. By default a layer is pruned at least so far that
+    later ones can still meet it, AMC's budget-respecting action: every network is within it."""
 
     max_ratio: float = 0.8
     """Largest part of a convolution's channels that an action removes (AMC). If the budget cannot

@@ -89,7 +89,7 @@ def rollout(
         """The part of the group that goes: what the agent wants, within what is allowed."""
         size, highest = sizes[state.step], most[state.step]
         count = jnp.minimum(jnp.floor(action * size + 0.5), highest)
-        if config.bounded:
+        if not config.unbounded:
             least = least_removed(rules.sizes, cost, rank, most, *state, limit)
             count = jnp.maximum(count, least)
         return count / size

@@ -23,7 +23,7 @@ KEY = jax.random.PRNGKey(0)
 SIZES = (3, 5, 4)
 QUICK = {"iterations": 3, "episodes": 4, "warmup": 4, "batch": 8, "validated": 2, "hidden": (8, 8)}
 ACNN, AMC, CACP = acnn.Config(**QUICK), amc.Config(**QUICK), cacp.Config(**QUICK)
-FREE = dataclasses.replace(ACNN, beta=0.5, bounded=False)
+FREE = dataclasses.replace(ACNN, beta=0.5, unbounded=True)
 ALL = pytest.mark.parametrize("config", [ACNN, AMC, CACP], ids=["acnn", "amc", "cacp"])
 
 
@@ -183,7 +183,7 @@ def test_amc_pays_the_last_reward_for_every_step(problem):
 
 
 def test_amc_can_trade_size_for_accuracy(problem):
-    config = dataclasses.replace(AMC, reward="error_log_params", bounded=False)
+    config = dataclasses.replace(AMC, reward="error_log_params", unbounded=True)
     state, _ = agent.update(config, problem, agent.init(config, problem, KEY))
     for number, mask in enumerate(state.archive.masks[:-1]):
         a, b, c = (part.sum() for part in np.split(mask, [3, 8]))

@@ -150,7 +150,7 @@ def test_the_published_settings():
     assert (config.tau, config.batch, config.gamma) == (0.01, 64, 1.0)
     assert (config.warmup, config.sigma, config.sigma_decay, config.replay) == (100, 0.5, 0.95, 100)
     assert config.iterations * config.episodes == 800
-    assert config.bounded
+    assert not config.unbounded
     only = {"observation": "cacp", "targets": (0.3, 0.5, 0.7), "iterations": 113}
     assert dataclasses.asdict(cacp.Config()) == {**dataclasses.asdict(config), **only}
     paper = acnn.Config()
