@@ -12,6 +12,9 @@ from jaxprune.errors import UserError
 METHODS: dict[str, str] = {
     "mcts": "jaxprune.agents.mcts",
     "crl": "jaxprune.agents.ppo_lagrangian",
+    "acnn": "jaxprune.agents.acnn",
+    "amc": "jaxprune.agents.amc",
+    "cacp": "jaxprune.agents.cacp",
     "magnitude": "jaxprune.baselines.magnitude",
     "random": "jaxprune.baselines.random",
     "l0": "jaxprune.baselines.hard_concrete",
@@ -23,7 +26,9 @@ METHODS: dict[str, str] = {
 
 NAMES: tuple[str, ...] = tuple(METHODS)
 
-TRACED_ONLY: tuple[str, ...] = ("mcts", "l0", "autoprune", "group_lasso", "cges")
+TRACED_ONLY: tuple[str, ...] = tuple(
+    name for name in METHODS if name not in ("crl", "magnitude", "random")
+)
 """Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 

@@ -1,5 +1,6 @@
 """What a search is given and what it returns."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -209,6 +210,22 @@ def shares(problem: Problem, masks: Any) -> np.ndarray:
     if not problem.budgets:
         return np.asarray(jax.vmap(problem.cost)(jnp.asarray(masks, jnp.float32)))[:, None]
     return np.stack([budget.shares(masks) for budget in problem.budgets], axis=-1)
+
+
+def traced_costs(problem: Problem) -> tuple[Callable[[Array], Array], ...]:
+    """What gives the cost of a flat mask `[N]` under each budget, inside jit and vmap.
+
+    The same functions for the same problem, so that they can be static arguments; of budgets that
+    are measured there are none.
+    """
+    if not problem.budgets:
+        return _alone(problem.cost)
+    return tuple(budget.traced for budget in problem.budgets if budget.traced)
+
+
+@functools.lru_cache(maxsize=8)
+def _alone(cost: Callable[[Array], Array]) -> tuple[Callable[[Array], Array], ...]:
+    return (cost,)
 
 
 def relative_cost(problem: Problem, parts: Any) -> Any:

@@ -1,5 +1,5 @@
 """Agents that learn what to prune; each has the names Config, State, init, update and search."""
 
-from jaxprune.agents import mcts, ppo_lagrangian
+from jaxprune.agents import acnn, amc, cacp, ddpg, mcts, ppo_lagrangian
 
-__all__ = ["mcts", "ppo_lagrangian"]
+__all__ = ["acnn", "amc", "cacp", "ddpg", "mcts", "ppo_lagrangian"]

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
+from jaxprune.evaluate import Scores
 from jaxprune.problem import Archive, Problem, best, relative_cost, shares
 
 
@@ -44,6 +45,39 @@ def extend(archive: Archive, problem: Problem, masks: Array) -> Archive:
         validation=np.asarray(validation.accuracy, np.float32),
     )
     return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
+
+
+def append(
+    archive: Archive,
+    problem: Problem,
+    masks: Array,
+    costs: Array,
+    train: Scores,
+    validation: Array,
+) -> Archive:
+    """Appends candidates that a search has scored itself.
+
+    Args:
+        archive: what was found before.
+        problem: the budgets.
+        masks: `[K, N]`, 1 = kept.
+        costs: float32 `[K, m]`, under each budget, as fractions of the dense costs.
+        train: on the batch of the training split, `[K]` each.
+        validation: float32 `[K]`, accuracy on the validation split, NaN where not looked at.
+    """
+    new = Archive(
+        masks=np.asarray(masks, np.uint8),
+        cost=np.asarray(relative_cost(problem, np.asarray(costs)), np.float32),
+        loss=np.asarray(train.loss, np.float32),
+        accuracy=np.asarray(train.accuracy, np.float32),
+        validation=np.asarray(validation, np.float32),
+    )
+    return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
+
+
+def by_training(train: Scores, feasible: Array) -> Array:
+    """The candidates' indices, feasible ones first, then by training accuracy, then by loss."""
+    return jnp.lexsort((train.loss, -train.accuracy, ~feasible))
 
 
 def best_validation(archive: Archive, budget: float) -> float:

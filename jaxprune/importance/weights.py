@@ -22,6 +22,8 @@ def l1(structure: Structure, params: Any) -> Array:
     Coupled layers: channels which several layers produce together get the sum over those layers,
     which is the norm of all their weights as one vector. Biases and normalisation do not count.
 
+    Input features, which no layer produces, get the norm of the weights that read them.
+
     Args:
       structure: what `trace` returned.
       params: the dense parameters.
@@ -32,7 +34,13 @@ def l1(structure: Structure, params: Any) -> Array:
     Raises:
       ValueError: the params do not fit the structure.
     """
-    return over_producers(structure, [jnp.abs(k) for k in producing_kernels(structure, params)])
+    scores = over_producers(structure, [jnp.abs(k) for k in producing_kernels(structure, params)])
+    leaves = structure.check_params(params)
+    for leaf, axis in _readers_of_inputs(structure):
+        weights = jnp.abs(_float32(leaves[leaf]))
+        read = weights.sum([d for d in range(weights.ndim) if d != axis])
+        scores += add_to_channels(structure, structure.channels[leaf][axis], read)
+    return scores
 
 
 def l2(structure: Structure, params: Any) -> Array:
@@ -188,6 +196,21 @@ def producing_kernels(structure: Structure, params: Any) -> list[Array]:
 def _energy(structure: Structure, params: Any) -> Array:
     """The squared L2 norm of the weights that produce a channel."""
     return over_producers(structure, [k**2 for k in producing_kernels(structure, params)])
+
+
+def _readers_of_inputs(structure: Structure) -> list[tuple[int, int]]:
+    """(leaf, axis) of the kernels that have an axis over input features, of groups of their own."""
+    produced = np.zeros(structure.num_channels, bool)
+    for leaf, axis in structure.producers:
+        produced[members_of(structure, structure.channels[leaf][axis])[0]] = True
+    found = []
+    for leaf, shape in enumerate(structure.shapes):
+        for axis, channels in enumerate(structure.channels[leaf]):
+            known = members_of(structure, channels)[0]
+            matrix = np.prod(shape, dtype=int) > shape[axis]  # vectors only scale or shift
+            if matrix and len(known) and not produced[known].any():
+                found.append((leaf, axis))
+    return found
 
 
 def _scales(structure: Structure) -> list[tuple[int, int]]:

@@ -35,6 +35,18 @@ def test_norms_by_hand():
     np.testing.assert_allclose(importance.l2(structure, params), [5, 2, 1])
 
 
+def test_input_features_have_the_norm_of_the_weights_that_read_them():
+    params = {"kernel": jnp.array([[1.0, -2.0], [0.0, 0.5], [3.0, 0.0]]), "out": jnp.ones((2, 2))}
+    params["shift"] = jnp.full(3, 9.0)
+
+    def apply(params, x):
+        return (x + params["shift"]) @ params["kernel"] @ params["out"]
+
+    structure = trace(apply, params, jnp.ones((1, 3)), prune_inputs=True)
+    assert [group.size for group in structure.groups] == [3, 2]
+    np.testing.assert_allclose(importance.l1(structure, params), [3, 0.5, 3, 4, 2.5])
+
+
 def test_half_precision_weights_are_summed_in_float32():
     structure, params = chain(np.full((4096, 2), 0.5), np.ones((2, 2)))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

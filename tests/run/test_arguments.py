@@ -34,7 +34,8 @@ def test_options_of_another_method_are_refused(capsys):
 
 def test_unknown_method_is_refused_with_the_valid_ones():
     with pytest.raises(
-        UserError, match="unknown method 'x'; the methods are: mcts, crl, magnitude, random"
+        UserError,
+        match="unknown method 'x'; the methods are: mcts, crl, acnn, amc, cacp, magnitude, random",
     ):
         arguments.parse(["--method", "x"])
 

@@ -52,7 +52,7 @@ from jaxprune.envs import filterwise, groups, layerwise
 from jaxprune.envs.layerwise import Rules
 from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, separated
-from jaxprune.problem import Archive, Problem, SearchResult, best, relative_cost, shares
+from jaxprune.problem import Archive, Problem, SearchResult, best, shares, traced_costs
 
 
 class State(NamedTuple):
@@ -215,7 +215,7 @@ def _round(
         rewards = _reward(config, evaluate(constants[0], episodes.values))
     else:
         rewards = _reward(config, train)
-    order = _by_training(train, (costs <= limits).all(-1))
+    order = candidates.by_training(train, (costs <= limits).all(-1))
     chosen = order[: min(config.validated, len(order))]
     accuracy = validate(constants[1], masks[chosen]).accuracy
     validation = jnp.full(len(masks), jnp.nan).at[chosen].set(accuracy)
@@ -224,11 +224,6 @@ def _round(
         config, learner, episodes, rewards[:played], costs[:played], limits, learn_key
     )
     return learner, metrics, episodes, Outcome(rewards, costs, train, validation)
-
-
-def _by_training(train: Scores, feasible: Array) -> Array:
-    """The candidates' indices, feasible ones first, then by training accuracy, then by loss."""
-    return jnp.lexsort((train.loss, -train.accuracy, ~feasible))
 
 
 def _outcome(
@@ -253,7 +248,9 @@ def _outcome(
         validate = functools.partial(problem.trainer.validate, weights)
     train = evaluate(masks)
     rewards = _reward(config, evaluate(episodes.values) if soft else train)
-    order = np.asarray(_by_training(train, jnp.asarray((costs <= problem.limits).all(-1))))
+    order = np.asarray(
+        candidates.by_training(train, jnp.asarray((costs <= problem.limits).all(-1)))
+    )
     chosen = order[: min(config.validated, len(order))]
     validation = np.full(len(masks), np.nan, np.float32)
     validation[chosen] = validate(masks[chosen]).accuracy
@@ -372,7 +369,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
             settings,
             rules,
             filterwise.rules(problem),
-            _traced_costs(problem),
+            traced_costs(problem),
             evaluate.function,
             validate.function,
             (evaluate.constants, validate.constants),
@@ -401,7 +398,9 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
             limits,
             learn_key,
         )
-    archive = _extend(state.archive, problem, episodes, outcome)
+    archive = candidates.append(
+        state.archive, problem, episodes.masks, outcome.costs, outcome.train, outcome.validation
+    )
     if not np.isfinite(np.asarray(outcome.rewards)).all():
         worst = int(np.argmin(np.isfinite(np.asarray(outcome.rewards))))
         raise UserError(
@@ -417,27 +416,6 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         archive=archive,
     )
     return state, _metrics(config, rules, problem, state, episodes, outcome, metrics, steps)
-
-
-@functools.lru_cache(maxsize=8)
-def _single(cost: Callable[[Array], Array]) -> tuple[Callable[[Array], Array], ...]:
-    return (cost,)
-
-
-def _traced_costs(problem: Problem) -> tuple[Callable[[Array], Array], ...]:
-    traced = tuple(budget.traced for budget in problem.budgets if budget.traced)
-    return traced or _single(problem.cost)
-
-
-def _extend(archive: Archive, problem: Problem, episodes: Episodes, outcome: Outcome) -> Archive:
-    new = Archive(
-        masks=np.asarray(episodes.masks, np.uint8),
-        cost=np.asarray(relative_cost(problem, np.asarray(outcome.costs)), np.float32),
-        loss=np.asarray(outcome.train.loss, np.float32),
-        accuracy=np.asarray(outcome.train.accuracy, np.float32),
-        validation=np.asarray(outcome.validation, np.float32),
-    )
-    return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
 
 
 def _metrics(

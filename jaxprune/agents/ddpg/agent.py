@@ -1,0 +1,410 @@
+"""The DDPG agent: one ratio for each layer, learnt from what is left of accuracy and cost.
+
+The agent of three published methods, which differ in settings alone (`jaxprune.agents.acnn`, `amc`
+and `cacp`). One `update` is one round, a single compiled call besides keeping what it found:
+
+1. **Episodes** (`rollout.py`): `episodes` networks are pruned layer by layer with exploration, all
+   at once, and one without. The channels with the least importance (L1 norm) go.
+2. **Rewards** (`rewards.py`): of all networks in one batch. ACNN pays after every layer, so that
+   its batch holds the network after each step of each episode; AMC pays what the finished network
+   earns for every step.
+3. **Learning** (`replay.py`, `learning.py`): the steps go to the replay buffer, and after the
+   warm-up actor and critic learn from minibatches of it.
+
+Departures from the papers, this project's own:
+
+- They play one episode at a time; here a round plays several with the same actor, each with the
+  exploration of its own number.
+- The answer is the best network within the budget that was ever evaluated: of each round the
+  `validated` best by training accuracy are scored on the validation split, and the highest of these
+  wins. If no episode met the budget, magnitude pruning does.
+- A layer is a group of channels that go together, and what is removed is what it produces. AMC's
+  code decides on a layer's inputs, reconstructs features by least squares and keeps multiples of
+  eight channels; here the weights stay as they are.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune import costs, rounds
+from jaxprune.agents.ddpg import exploration, learning, replay, rewards
+from jaxprune.agents.ddpg.config import Config
+from jaxprune.agents.ddpg.learning import Learner, Losses
+from jaxprune.agents.ddpg.replay import Replay, Transitions
+from jaxprune.agents.ddpg.rollout import Episodes, most_removed, rollout
+from jaxprune.baselines import candidates
+from jaxprune.baselines.magnitude import global_l1, uniform_l1
+from jaxprune.dependency import Structure
+from jaxprune.envs import groups
+from jaxprune.envs.observations import ENTRIES
+from jaxprune.errors import UserError
+from jaxprune.evaluate import Scores, separated
+from jaxprune.optim import sparsity
+from jaxprune.problem import Archive, Problem, SearchResult, best, traced_costs
+
+
+class State(NamedTuple):
+    """Everything a search needs to go on, as arrays.
+
+    Attributes:
+        key: PRNG key for what is still to come, uint32 `[2]`.
+        learner: actor, critic, their targets and optimizers.
+        replay: the steps to learn from.
+        iteration: rounds played, int32 `[]`.
+        episodes: networks pruned with exploration, int32 `[]`.
+        archive: all finished networks.
+    """
+
+    key: Array
+    learner: Learner
+    replay: Replay
+    iteration: np.int32
+    episodes: np.int32
+    archive: Archive
+
+
+class Outcome(NamedTuple):
+    """How the networks of a round do; finished ones are K + 1.
+
+    Attributes:
+        rewards: of each step, float32 `[K + 1, T]`.
+        costs: of the finished networks, float32 `[K + 1, m]`, fractions of the dense costs.
+        train: scores of the finished networks on the batch of the training split.
+        validation: float32 `[K + 1]`, accuracy on the validation split, NaN where not looked at.
+    """
+
+    rewards: Array
+    costs: Array
+    train: Scores
+    validation: Array
+
+
+class Learning(NamedTuple):
+    """What a round of learning saw and did, float32 `[]` each.
+
+    Attributes:
+        losses: 0 while nothing is learnt.
+        sigma: the deviation of the last episode's exploration.
+        sparsity: zeros among the weights of actor and critic, as a part of them.
+    """
+
+    losses: Losses
+    sigma: Array
+    sparsity: Array
+
+
+class Binding(NamedTuple):
+    """What a problem is to a compiled round: hashable, the same for the same problem.
+
+    Attributes:
+        structure: the network's groups.
+        costs: flat mask `[N]` -> each limited cost `[]`.
+        evaluate: (constants, masks) -> scores on the batch of the training split.
+        validate: the same of the validation split.
+    """
+
+    structure: Structure
+    costs: tuple[Callable[[Array], Array], ...]
+    evaluate: Callable[..., Scores]
+    validate: Callable[..., Scores]
+
+
+class Inputs(NamedTuple):
+    """The arrays that go with a `Binding`.
+
+    Attributes:
+        constants: of evaluate and of validate.
+        rank: int32 `[N]`, the order of the channels within their groups.
+        most: int32 `[T]`, how many channels each group may lose.
+        limits: float32 `[m]`, one for each cost.
+        budget: float32 `[]`, the limit of the combined cost.
+    """
+
+    constants: tuple[list[Array], list[Array]]
+    rank: Array
+    most: Array
+    limits: Array
+    budget: Array
+
+
+def _combined(binding: Binding, limits: Array) -> Callable[[Array], Array]:
+    """`Problem.cost`, inside jit."""
+
+    def cost(mask: Array) -> Array:
+        parts = jnp.stack([one(mask) for one in binding.costs])
+        return parts[0] if len(binding.costs) == 1 else (parts / limits).max()
+
+    return cost
+
+
+def evaluated(config: Config, steps: int) -> int:
+    """How many masks a round scores on the batch of the training split, for T = `steps`."""
+    networks = config.episodes + 1
+    return networks * steps + 1 if config.reward == "balance" else networks
+
+
+def _assess(
+    config: Config, binding: Binding, inputs: Inputs, episodes: Episodes
+) -> tuple[Array, Scores]:
+    """The rewards of all steps, `[K + 1, T]`, and the scores of the finished networks."""
+    cost = _combined(binding, inputs.limits)
+    count, steps, width = episodes.values.shape
+    finished = episodes.values[:, -1]
+    if config.reward == "balance":
+        flat = episodes.values.reshape(-1, width)
+        scores = binding.evaluate(
+            inputs.constants[0], jnp.concatenate([flat, jnp.ones((1, width))])
+        )
+        accuracy = scores.accuracy[:-1].reshape(count, steps)
+        expenses = jax.vmap(cost)(flat).reshape(count, steps)
+        earned = rewards.balance(
+            config, accuracy, scores.accuracy[-1], expenses, episodes.limits[:, None]
+        )
+        return earned, Scores(scores.loss[:-1].reshape(count, steps)[:, -1], accuracy[:, -1])
+    scores = binding.evaluate(inputs.constants[0], finished)
+    counted = costs.params if config.reward == "error_log_params" else costs.macs
+    left = jax.vmap(lambda mask: counted(binding.structure, binding.structure.unflatten(mask)))
+    earned = rewards.error(config, scores.accuracy, left(finished))
+    return jnp.repeat(earned[:, None], steps, axis=1), scores
+
+
+def _transitions(episodes: Episodes, earned: Array) -> Transitions:
+    """The steps of the episodes that explored, `[K T, ...]`."""
+    continues = jnp.ones_like(earned).at[:, -1].set(0)
+    steps = Transitions(
+        observations=episodes.observations[:, :-1],
+        actions=episodes.actions,
+        rewards=earned,
+        following=episodes.observations[:, 1:],
+        continues=continues,
+    )
+    return jax.tree.map(lambda leaf: leaf[:-1].reshape(-1, *leaf.shape[2:]), steps)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "binding"))
+def _round(
+    config: Config,
+    binding: Binding,
+    inputs: Inputs,
+    learner: Learner,
+    buffer: Replay,
+    played: Array,
+    key: Array,
+) -> tuple[Learner, Replay, Learning, Episodes, Outcome]:
+    """A whole round in one call."""
+    draw_key, play_key, learn_key = jax.random.split(key, 3)
+    aims = jnp.append(inputs.budget, jnp.asarray(config.targets, jnp.float32))
+    drawn = aims[jax.random.randint(draw_key, (config.episodes,), 0, len(aims))]
+    episodes = rollout(
+        config,
+        binding.structure,
+        _combined(binding, inputs.limits),
+        learner.networks.actor,
+        inputs.rank,
+        inputs.most,
+        jnp.append(drawn, inputs.budget),
+        played,
+        play_key,
+    )
+    earned, train = _assess(config, binding, inputs, episodes)
+    finished = episodes.values[:, -1]
+    expenses = jnp.stack([jax.vmap(cost)(finished) for cost in binding.costs], axis=-1)
+
+    order = candidates.by_training(train, (expenses <= inputs.limits).all(-1))
+    chosen = order[: min(config.validated, len(order))]
+    accuracy = binding.validate(inputs.constants[1], finished[chosen]).accuracy
+    validation = jnp.full(len(finished), jnp.nan).at[chosen].set(accuracy)
+
+    buffer = replay.add(buffer, _transitions(episodes, earned))
+    count = config.updates or config.episodes * episodes.actions.shape[1]
+
+    def learn(learner: Learner) -> tuple[Learner, Losses]:
+        batches = replay.minibatches(buffer, count, config.batch, learn_key)
+        return learning.learn(config, learner, batches)
+
+    def wait(learner: Learner) -> tuple[Learner, Losses]:
+        return learner, Losses(jnp.float32(0), jnp.float32(0))
+
+    ready = played + config.episodes > config.warmup
+    learner, losses = jax.lax.cond(ready, learn, wait, learner)
+    learnt = Learning(
+        losses=losses,
+        sigma=exploration.sigma(config, played + config.episodes - 1),
+        sparsity=sparsity(learner.networks).fraction,
+    )
+    outcome = Outcome(earned, expenses, train, validation)
+    return learner, buffer, learnt, episodes, outcome
+
+
+def init(config: Config, problem: Problem, key: Array) -> State:
+    """The state before the first round.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budget.
+        key: PRNG key, uint32 `[2]`.
+
+    Raises:
+        UserError: a cost has to be measured.
+    """
+    if not problem.traceable:
+        raise UserError(
+            "this agent asks for the cost of a mask inside a compiled search, and cannot measure "
+            "it; use another method, such as crl, magnitude or random"
+        )
+    key, learner_key = jax.random.split(key)
+    size = len(ENTRIES[config.observation])
+    steps = (config.replay or config.episodes) * len(problem.structure.groups)
+    return State(
+        key=key,
+        learner=learning.init(config, learner_key, size),
+        replay=replay.empty(steps, size),
+        iteration=np.int32(0),
+        episodes=np.int32(0),
+        archive=candidates.empty(problem.structure.num_channels),
+    )
+
+
+def finished(config: Config, state: State) -> bool:
+    """Whether all rounds were played."""
+    return int(state.iteration) >= config.iterations
+
+
+def _bind(config: Config, problem: Problem) -> tuple[Binding, Inputs]:
+    structure = problem.structure
+    sizes = tuple(group.size for group in structure.groups)
+    masks = structure.num_channels
+    evaluate = separated(problem.evaluate, (evaluated(config, len(sizes)), masks))
+    validated = min(config.validated, config.episodes + 1)
+    validate = separated(problem.validate, (validated, masks))
+    binding = Binding(structure, traced_costs(problem), evaluate.function, validate.function)
+    inputs = Inputs(
+        constants=(evaluate.constants, validate.constants),
+        rank=groups.rank(sizes, jnp.asarray(problem.importance)),
+        most=most_removed(config, problem),
+        limits=jnp.asarray(problem.limits),
+        budget=jnp.float32(problem.budget),
+    )
+    return binding, inputs
+
+
+def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, Any]]:
+    """One round: episodes, rewards, learning.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budget.
+        state: the state after the previous round.
+
+    Returns:
+        The next state, which is a function of the arguments alone, and metrics: `iteration`,
+        `episodes`, `candidates`, `best_accuracy` (validation, of the best feasible network; 0 if
+        there is none yet), `feasible` (part of the round's networks), `reward` (mean of what an
+        episode earns in all), `cost` (means of the round's networks, as fractions of the dense
+        costs), `limit`, `action` (mean part that was removed of each layer), `sigma` (deviation of
+        the last episode's exploration), `actor_loss`, `critic_loss` (0 while nothing is learnt) and
+        `sparsity` (zeros among the weights of actor and critic). Costs and limits are lists with an
+        entry for each budget. Means are of the episodes that explored.
+
+    Raises:
+        UserError: a reward is not finite.
+        ValueError: the budget or a target cannot be met even with one channel in each group.
+    """
+    binding, inputs = _bind(config, problem)
+    key, round_key = jax.random.split(jnp.asarray(state.key))
+    learner, buffer, learnt, episodes, outcome = _round(
+        config.within_a_round(),
+        binding,
+        inputs,
+        state.learner,
+        state.replay,
+        jnp.int32(state.episodes),
+        round_key,
+    )
+    if not np.isfinite(np.asarray(outcome.rewards)).all():
+        raise UserError(
+            f"a reward of round {int(state.iteration) + 1} is not finite: the network does not "
+            "compute finite numbers under a mask"
+        )
+    masks = episodes.values[:, -1]
+    state = State(
+        key=key,
+        learner=learner,
+        replay=buffer,
+        iteration=np.int32(state.iteration + 1),
+        episodes=np.int32(state.episodes + config.episodes),
+        archive=candidates.append(
+            state.archive, problem, masks, outcome.costs, outcome.train, outcome.validation
+        ),
+    )
+    return state, _metrics(problem, state, learnt, episodes, outcome)
+
+
+def _metrics(
+    problem: Problem, state: State, learnt: Learning, episodes: Episodes, outcome: Outcome
+) -> dict[str, Any]:
+    spent = np.asarray(outcome.costs)[:-1]
+    archive = state.archive
+    found = (archive.cost <= problem.budget).any()
+    return {
+        "iteration": int(state.iteration),
+        "episodes": int(state.episodes),
+        "candidates": len(archive.cost),
+        "best_accuracy": candidates.best_validation(archive, problem.budget) if found else 0.0,
+        "feasible": float((spent <= problem.limits).all(-1).mean()),
+        "reward": float(np.asarray(outcome.rewards)[:-1].sum(1).mean()),
+        "cost": spent.mean(0).tolist(),
+        "limit": problem.limits.tolist(),
+        "action": np.asarray(episodes.ratios)[:-1].mean(0).tolist(),
+        "sigma": float(learnt.sigma),
+        "actor_loss": float(learnt.losses.actor),
+        "critic_loss": float(learnt.losses.critic),
+        "sparsity": float(learnt.sparsity),
+    }
+
+
+def search(
+    config: Config,
+    problem: Problem,
+    key: Array,
+    *,
+    state: State | None = None,
+    progress: Callable[[State, dict[str, Any]], None] | None = None,
+) -> SearchResult:
+    """Prunes by DDPG.
+
+    Args:
+        config: the agent's settings.
+        problem: what to prune and to which budget.
+        key: PRNG key, uint32 `[2]`; unused when a state is given, which carries its own.
+        state: where to go on; by default the beginning. A resumed search ends bit for bit like an
+            uninterrupted one, unless a time limit cuts it.
+        progress: called with the state and the metrics after each round.
+
+    Returns:
+        The best network within the budget by validation accuracy, all candidates and the state. If
+        no episode met the budget, the better magnitude pruning, which does.
+
+    Raises:
+        UserError: a reward is not finite, or a cost has to be measured.
+        ValueError: the budget or a target cannot be met even with one channel in each group.
+    """
+    state = rounds.play(
+        functools.partial(update, config, problem),
+        functools.partial(finished, config),
+        init(config, problem, key) if state is None else state,
+        progress=progress,
+        seconds=config.seconds,
+    )
+    archive = state.archive
+    if not (archive.cost <= problem.budget).any():
+        magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
+        archive = candidates.extend(archive, problem, magnitude)
+    mask = archive.masks[best(archive, problem.budget)]
+    return SearchResult(mask, archive, int(state.episodes), state)
