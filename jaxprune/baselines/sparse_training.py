@@ -39,8 +39,8 @@ class Config:
     epochs: int = 30
     """Passes over the training split."""
 
-    from_scratch: bool = True
-    """Begin with fresh weights, as the papers do; else with the trained dense network's."""
+    from_dense: bool = False
+    """Begin with the trained dense network's weights; the papers begin with fresh ones."""
 
     strength: float | None = None
     """Weight of the sparsity in the loss; by default a multiplier that holds the budget."""
@@ -184,7 +184,7 @@ def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
     material, plan = _material(problem), _plan(config, problem)
     key, weights_key, gates_key = jax.random.split(jnp.asarray(key), 3)
     assert problem.trainer is not None
-    variables = problem.trainer.initial(weights_key) if config.from_scratch else material.dense
+    variables = material.dense if config.from_dense else problem.trainer.initial(weights_key)
     gates = method.gates(config, problem.structure, gates_key)
     learner = Learner(
         variables=variables,

@@ -175,7 +175,7 @@ def test_a_fixed_strength_stays(problem, name):
 
 
 def test_it_may_begin_with_the_trained_network(problem):
-    config = group_lasso.Config(from_scratch=False, epochs=1)
+    config = group_lasso.Config(from_dense=True, epochs=1)
     state = group_lasso.init(config, problem, KEY)
     dense = problem.trainer.material.dense
     jax.tree.map(np.testing.assert_array_equal, state.learner.variables, dense)
