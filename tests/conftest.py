@@ -1,7 +1,8 @@
 """Fixtures for several parts of the package."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,18 @@ import pytest
 import jaxprune
 from jaxprune.evaluate import Scores
 from jaxprune.problem import Problem
+
+MAPPINGS = Path("/proc/self/maps")
+MOST_MAPPINGS = 20_000
+"""A process may have some 65,000; each program that XLA compiles for a CPU takes several."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forgets what was compiled before a long-lived process runs out of memory mappings."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
