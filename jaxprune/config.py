@@ -94,9 +94,17 @@ class RunConfig:
     finetune_epochs: _OptionalInt = None
     """Epochs of training each pruned network; by default the recipe of its model and dataset."""
 
+    semifinalists: int = 16
+    """How many candidates, the best of as many equal stretches of the search, are fine-tuned for a
+    few steps; the finalists are those of lowest validation loss after it. With no more than
+    --finalists there is no such trial, and the best before fine-tuning are the finalists."""
+
+    semifinal_steps: int = 64
+    """Training steps of each semifinalist."""
+
     finalists: int = 4
-    """How many of the search's best candidates are fine-tuned; the one with the highest validation
-    accuracy after it is the result."""
+    """How many candidates are fine-tuned to the end; the one with the highest validation accuracy
+    after it is the result."""
 
     statistics: _Name = "batch"
     """What BatchNorm normalises by while candidates are compared: batch, the statistics of the
@@ -162,6 +170,8 @@ def check(config: RunConfig) -> None:
         ("examples", 1),
         ("pretrain_epochs", 0),
         ("finetune_epochs", 0),
+        ("semifinalists", 1),
+        ("semifinal_steps", 1),
         ("finalists", 1),
         ("search_examples", 1),
         ("latency_batch", 1),

@@ -71,6 +71,8 @@ def make_result(**changes):
             "seconds": 12.34,
             "candidates": 4,
             "episodes": 4,
+            "semifinalists": 16,
+            "semifinal_steps": 64,
             "finalists": 3,
             "statistics": "batch",
             "device": "cpu, 2 cores",

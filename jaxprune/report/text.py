@@ -55,9 +55,11 @@ def report_text(
         ),
         "## Search",
         f"{search['candidates']:,} candidates, {search['episodes']:,} episodes, "
-        f"{search['seconds']:.1f} s on {search['device']}; seed {result['seed']}. Of its "
-        f"{search['finalists']} best candidates, fine-tuned, the one with the highest validation "
-        "accuracy is the result."
+        f"{search['seconds']:.1f} s on {search['device']}; seed {result['seed']}. Up to "
+        f"{search['semifinalists']} candidates that led at different times of the search were "
+        f"fine-tuned for {search['semifinal_steps']} steps, the {search['finalists']} of lowest "
+        "validation loss to the end; of these the one with the highest validation accuracy is the "
+        "result."
         + (
             " Candidates were scored with BatchNorm's statistics of the scored images, not the "
             "dense network's."

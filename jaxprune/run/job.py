@@ -1,6 +1,7 @@
 """What a run works on, put together and checked before anything is computed."""
 
 import dataclasses
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +12,9 @@ from jaxprune import costs, data, models, training
 from jaxprune.budgets import Budget, make_budgets
 from jaxprune.config import RunConfig
 from jaxprune.dependency import Structure, masked, trace
-from jaxprune.problem import Problem, assemble
+from jaxprune.problem import Problem, Trainer, assemble
 
-KEYS = {"search": 1, "random": 2, "finetune": 3}
+KEYS = {"search": 1, "random": 2, "finetune": 3, "semifinal": 4}
 """Streams of random numbers that do not depend on each other."""
 
 
@@ -112,11 +113,44 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         variables: The trained dense network.
         known: {cost: {key: value}}, what was measured before the run was interrupted.
     """
+    x = latency_input(job.config, job.dataset, job.preprocess)
+    return assemble(
+        job.structure,
+        masked(_scored(job), job.structure),
+        variables,
+        _batch(job, job.dataset.train),
+        _batch(job, job.dataset.validation),
+        budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
+        trainer=make_trainer(job, variables),
+    )
 
-    def batch(split: data.Split) -> tuple[jax.Array, jax.Array]:
-        count = min(job.config.search_examples, len(split.labels))
-        _, part = split.divide(count, job.config.seed)
-        return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
+
+def make_trainer(job: Job, variables: Any) -> Trainer:
+    """What candidates are trained with, from these weights."""
+    return training.make_trainer(
+        job.network,
+        job.structure,
+        variables,
+        job.dataset.train,
+        job.preprocess,
+        finetune=job.recipe("finetune"),
+        pretrain=job.recipe("pretrain"),
+        scored=_scored(job),
+        train=_batch(job, job.dataset.train),
+        validation=_batch(job, job.dataset.validation),
+        held_out=job.dataset.validation,
+    )
+
+
+def _batch(job: Job, split: data.Split) -> tuple[jax.Array, jax.Array]:
+    """The images of a split that candidates are scored on, as inputs, and their labels."""
+    count = min(job.config.search_examples, len(split.labels))
+    _, part = split.divide(count, job.config.seed)
+    return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
+
+
+def _scored(job: Job) -> Callable[[Any, jax.Array], jax.Array]:
+    """The network as candidates are scored by it."""
 
     def apply(variables: Any, x: jax.Array) -> jax.Array:
         if job.config.statistics == "dense":
@@ -124,26 +158,4 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         logits, _ = job.network.apply_train(variables, x)
         return logits
 
-    x = latency_input(job.config, job.dataset, job.preprocess)
-    train, validation = batch(job.dataset.train), batch(job.dataset.validation)
-    return assemble(
-        job.structure,
-        masked(apply, job.structure),
-        variables,
-        train,
-        validation,
-        budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
-        trainer=training.make_trainer(
-            job.network,
-            job.structure,
-            variables,
-            job.dataset.train,
-            job.preprocess,
-            finetune=job.recipe("finetune"),
-            pretrain=job.recipe("pretrain"),
-            scored=apply,
-            train=train,
-            validation=validation,
-            held_out=job.dataset.validation,
-        ),
-    )
+    return apply

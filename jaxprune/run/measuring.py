@@ -9,7 +9,7 @@ from jaxprune import costs
 from jaxprune.budgets import Budget
 from jaxprune.dependency import CompactNetwork, compact
 from jaxprune.errors import UserError
-from jaxprune.problem import Archive, Problem, ranking
+from jaxprune.problem import Archive, Problem
 from jaxprune.run.display import Display
 from jaxprune.run.folder import RunFolder
 from jaxprune.run.job import Job
@@ -27,31 +27,14 @@ def known_costs(problem: Problem) -> dict[str, dict[str, float]]:
     return {budget.name: budget.meter.values for budget in problem.budgets if budget.meter}
 
 
-def finalists(
-    job: Job, problem: Problem, variables: Any, archive: Archive, folder: RunFolder
-) -> dict[str, dict[str, np.ndarray]]:
-    """The masks of the search's best candidates, named by rank.
-
-    Where a cost scatters, those are left out that break the budget when it is measured again.
-    """
-    if not folder.has("finalists"):
-        ranked = [int(index) for index in ranking(archive, problem.budget)]
-        chosen = (
-            ranked[: job.config.finalists]
-            if problem.traceable
-            else _holding(job, problem, variables, archive, ranked)
-        )
-        folder.save_json("finalists", chosen)
-    return {
-        f"finalist_{rank}": job.structure.unflatten(archive.masks[index])
-        for rank, index in enumerate(folder.load_json("finalists"), start=1)
-    }
-
-
-def _holding(
-    job: Job, problem: Problem, variables: Any, archive: Archive, ranked: list[int]
+def holding(
+    job: Job, problem: Problem, variables: Any, archive: Archive, ranked: np.ndarray
 ) -> list[int]:
-    """The first `finalists` of the ranked candidates whose costs, measured anew, are in budget."""
+    """The first `finalists` of the ranked candidates whose costs, measured anew, are in budget.
+
+    Raises:
+        UserError: There is none among the first.
+    """
 
     def network(mask: np.ndarray) -> CompactNetwork:
         masks = job.structure.unflatten(mask)
@@ -60,7 +43,7 @@ def _holding(
     chosen: list[int] = []
     for index in ranked[: TRIES * job.config.finalists]:
         if within(problem, _measured_now(problem, network(archive.masks[index]))):
-            chosen.append(index)
+            chosen.append(int(index))
         if len(chosen) == job.config.finalists:
             break
     if not chosen:

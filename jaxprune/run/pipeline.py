@@ -21,7 +21,7 @@ from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.problem import Archive, Problem
 from jaxprune.report import write_report
-from jaxprune.run import measuring
+from jaxprune.run import finalists, measuring
 from jaxprune.run.display import Display
 from jaxprune.run.folder import RESULT, RunFolder, write_json
 from jaxprune.run.job import Job, latency_input, pose
@@ -55,10 +55,10 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     answer = _search(job, problem, folder, display)
     archive = Archive(**answer["archive"])
     found = answer.get("variables", variables)  # the weights that the search found its masks with
-    finalists = measuring.finalists(job, problem, found, archive, folder)
+    tuned = finalists.choose(job, problem, found, archive, folder, display)
     baselines = _baselines(job, problem)
-    masks = {**finalists, **baselines}
-    weights = {**dict.fromkeys(finalists, found), **dict.fromkeys(baselines, variables)}
+    masks = {**tuned, **baselines}
+    weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
     networks = {
         name: compact(job.network.apply, job.structure, weights[name], mask)
         for name, mask in masks.items()
@@ -221,10 +221,10 @@ def _winner(
 
     One that was measured to break a budget is never the answer.
     """
-    finalists = [name for name in networks if name not in BASELINES]
+    names = [name for name in networks if name not in BASELINES]
     if measured:
-        finalists = [name for name in finalists if measuring.within(problem, measured[name])]
-    if not finalists:
+        names = [name for name in names if measuring.within(problem, measured[name])]
+    if not names:
         raise measuring.nothing_holds(problem)
 
     def order(name: str) -> tuple[float, float]:
@@ -233,7 +233,7 @@ def _winner(
         )
         return -accuracy, loss
 
-    return min(finalists, key=order)
+    return min(names, key=order)
 
 
 def _with_winner(of_all: dict[str, T], winner: str) -> dict[str, T]:
@@ -412,7 +412,9 @@ def _evaluate(
             "seconds": float(answer["seconds"]),
             "candidates": len(answer["archive"]["cost"]),
             "episodes": int(answer["episodes"]),
-            "finalists": job.config.finalists,
+            "semifinalists": config.semifinalists,
+            "semifinal_steps": config.semifinal_steps,
+            "finalists": config.finalists,
             "statistics": job.config.statistics,
             "device": _device(),
         },

@@ -18,7 +18,7 @@ from run.runs import lasting, read, start, stop_when
 TINY = [
     *("--model", "lenet300", "--budget", "0.9", "--search-examples", "64"),
     *("--pretrain-epochs", "2", "--finetune-epochs", "1"),
-    *("--finalists", "2"),
+    *("--semifinal-steps", "4", "--finalists", "2"),
     *("--search.iterations", "5", "--search.games", "2", "--search.simulations", "2"),
     *("--search.width", "2", "--search.learning-steps", "2", "--search.queue-length", "64"),
 ]
@@ -56,7 +56,8 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
     assert all(set(row) == pruned for row in result["baselines"].values())
     assert set(result["search"]) == {
-        *("seconds", "candidates", "episodes", "finalists", "statistics", "device")
+        *("seconds", "candidates", "episodes", "statistics", "device"),
+        *("semifinalists", "semifinal_steps", "finalists"),
     }
 
 

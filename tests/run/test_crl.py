@@ -15,6 +15,7 @@ from run.runs import lasting, read, start, stop_when
 TINY = [
     *("--method", "crl", "--model", "lenet300", "--search-examples", "64"),
     *("--pretrain-epochs", "2", "--finetune-epochs", "1", "--finalists", "2"),
+    *("--semifinal-steps", "4"),
     *("--search.iterations", "4", "--search.episodes", "4", "--search.validated", "2"),
     *("--search.epochs", "2"),
 ]

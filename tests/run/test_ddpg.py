@@ -12,6 +12,7 @@ from run.runs import lasting, read
 TINY = [
     *("--model", "lenet300", "--search-examples", "64", "--prune-inputs"),
     *("--pretrain-epochs", "2", "--finetune-epochs", "0", "--finalists", "1"),
+    *("--semifinal-steps", "4"),
     *("--search.iterations", "3", "--search.episodes", "4", "--search.validated", "2"),
     *("--search.warmup", "4", "--search.hidden", "16", "16"),
 ]
