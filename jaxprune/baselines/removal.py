@@ -76,6 +76,37 @@ def least_removal(problem: Problem, score: Array) -> Array:
     return mask
 
 
+def refill(problem: Problem, masks: Array) -> Array:
+    """Gives candidates back what the budgets still allow.
+
+    The channels that a candidate has lost return group by group in proportion, the most important
+    of each group first, until one more would break a budget. Candidates that break one stay so.
+
+    Args:
+        problem: the budgets, which must be traceable, and the importance.
+        masks: `[K, N]`, 1 = kept.
+
+    Returns:
+        Masks, uint8 `[K, N]`, that keep at least what `masks` keep.
+    """
+    return _refill(filterwise.rules(problem), jnp.asarray(masks), jnp.asarray(problem.importance))
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def _refill(rules: Rules, masks: Array, importance: Array) -> Array:
+    group = groups.index(rules.sizes)
+
+    def one(mask: Array) -> Array:
+        lost = mask == 0
+        rank = groups.rank(rules.sizes, jnp.where(lost, importance, jnp.inf))
+        count = groups.total(rules.sizes, lost.astype(jnp.int32))
+        place = (rank + 0.5) / jnp.maximum(count, 1)[group]
+        refilled, _, _ = least_removal_of(rules, jnp.where(lost, place, jnp.inf))
+        return jnp.where(filterwise.feasible(rules, mask), refilled, mask).astype(jnp.uint8)
+
+    return jax.vmap(one)(masks)
+
+
 def _measured_removal(problem: Problem, rules: Rules, score: Array) -> tuple[Array, float, bool]:
     """The same on the host, where each look at the cost may take a while."""
     position = np.asarray(_positions(rules, score))

@@ -4,7 +4,7 @@ What a network can do before fine-tuning says little about what it can do after 
 candidates of a search the two may even run against each other. So the candidates that were ahead at
 different times of the search are fine-tuned for a few steps, all from the same weights and on the
 same examples, and those of the lowest validation loss go on: one round of successive halving
-(Jamieson and Talwalkar, AISTATS 2016).
+(Jamieson and Talwalkar, AISTATS 2016). Before this they get back what the budgets still allow.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.baselines.removal import refill
 from jaxprune.problem import Archive, Problem, ranking
 from jaxprune.run import measuring
 from jaxprune.run.display import Display
@@ -43,16 +44,17 @@ def choose(
         UserError: No candidate holds when its cost is measured again.
     """
     if not folder.has("finalists"):
-        ranked = _after_short_finetuning(job, variables, archive, problem, folder, display)
+        ranked = ranking(archive, problem.budget)
+        masks = _semifinal(job, variables, archive, ranked, problem, folder, display)
         chosen = (
-            ranked[: job.config.finalists]
+            masks[: job.config.finalists]
             if problem.traceable
-            else measuring.holding(job, problem, variables, archive, ranked)
+            else measuring.holding(job, problem, variables, masks)
         )
-        folder.save_json("finalists", [int(index) for index in chosen])
+        folder.save("finalists", {"masks": np.asarray(chosen, np.uint8)})
     return {
-        f"finalist_{rank}": job.structure.unflatten(archive.masks[index])
-        for rank, index in enumerate(folder.load_json("finalists"), start=1)
+        f"finalist_{rank}": job.structure.unflatten(mask)
+        for rank, mask in enumerate(folder.load("finalists")["masks"], start=1)
     }
 
 
@@ -75,24 +77,27 @@ def leaders(ranked: np.ndarray, total: int, count: int) -> np.ndarray:
     return np.concatenate([ranked[leading], ranked[~leading]])[:count]
 
 
-def _after_short_finetuning(
+def _semifinal(
     job: Job,
     variables: Any,
     archive: Archive,
+    ranked: np.ndarray,
     problem: Problem,
     folder: RunFolder,
     display: Display,
 ) -> np.ndarray:
-    """The ranking with the semifinalists first, by their validation loss after a few steps."""
-    ranked = ranking(archive, problem.budget)
+    """Masks, the most promising first: of the semifinalists, then of the other candidates."""
     chosen = leaders(ranked, len(archive.masks), job.config.semifinalists)
     if len(chosen) <= job.config.finalists:
-        return ranked
+        return archive.masks[ranked]
+    masks = archive.masks[chosen]
+    if problem.traceable:
+        masks = np.asarray(refill(problem, masks))
+        chosen, masks = _different(chosen, masks)
     steps = job.config.semifinal_steps
     display.begin("semifinal")
     trainer = make_trainer(job, variables)
-    masks = jnp.asarray(archive.masks[chosen], jnp.float32)
-    _, scores = trainer.finetune(masks, steps, job.key("semifinal"))
+    _, scores = trainer.finetune(jnp.asarray(masks, jnp.float32), steps, job.key("semifinal"))
     loss = np.nan_to_num(np.asarray(scores.loss), nan=np.inf)
     for number, index in enumerate(chosen):
         line = {
@@ -103,6 +108,12 @@ def _after_short_finetuning(
         }
         folder.log("semifinal", number + 1, line)
     display.end(f"{len(chosen)} candidates, {steps} steps each")
-    return np.concatenate(
-        [chosen[np.argsort(loss, kind="stable")], ranked[~np.isin(ranked, chosen)]]
-    )
+    rest = archive.masks[ranked[~np.isin(ranked, chosen)]]
+    return np.concatenate([masks[np.argsort(loss, kind="stable")], rest])
+
+
+def _different(indices: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first of each set of equal masks."""
+    _, first = np.unique(masks, axis=0, return_index=True)
+    kept = np.sort(first)
+    return indices[kept], masks[kept]

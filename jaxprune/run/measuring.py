@@ -9,7 +9,7 @@ from jaxprune import costs
 from jaxprune.budgets import Budget
 from jaxprune.dependency import CompactNetwork, compact
 from jaxprune.errors import UserError
-from jaxprune.problem import Archive, Problem
+from jaxprune.problem import Problem
 from jaxprune.run.display import Display
 from jaxprune.run.folder import RunFolder
 from jaxprune.run.job import Job
@@ -27,23 +27,20 @@ def known_costs(problem: Problem) -> dict[str, dict[str, float]]:
     return {budget.name: budget.meter.values for budget in problem.budgets if budget.meter}
 
 
-def holding(
-    job: Job, problem: Problem, variables: Any, archive: Archive, ranked: np.ndarray
-) -> list[int]:
-    """The first `finalists` of the ranked candidates whose costs, measured anew, are in budget.
+def holding(job: Job, problem: Problem, variables: Any, masks: np.ndarray) -> list[np.ndarray]:
+    """The first `finalists` of the masks `[m, N]` whose costs, measured anew, are within budget.
 
     Raises:
         UserError: There is none among the first.
     """
 
     def network(mask: np.ndarray) -> CompactNetwork:
-        masks = job.structure.unflatten(mask)
-        return compact(job.network.apply, job.structure, variables, masks)
+        return compact(job.network.apply, job.structure, variables, job.structure.unflatten(mask))
 
-    chosen: list[int] = []
-    for index in ranked[: TRIES * job.config.finalists]:
-        if within(problem, _measured_now(problem, network(archive.masks[index]))):
-            chosen.append(int(index))
+    chosen: list[np.ndarray] = []
+    for mask in masks[: TRIES * job.config.finalists]:
+        if within(problem, _measured_now(problem, network(mask))):
+            chosen.append(mask)
         if len(chosen) == job.config.finalists:
             break
     if not chosen:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxprune import checkpoint
 from jaxprune.run import main
 from jaxprune.run.finalists import leaders
-from run.runs import read
 
 
 def test_leaders_of_four_stretches_by_hand():
@@ -49,8 +49,11 @@ def test_those_of_the_lowest_loss_after_a_few_steps_go_on(run):
     semifinal = [line for line in lines if line["phase"] == "semifinal"]
     assert len({line["candidate"] // 4 for line in semifinal}) == len(semifinal) == 6
     by_loss = sorted(semifinal, key=lambda line: line["loss"])
-    best = [line["candidate"] for line in by_loss[:2]]
-    assert read(run / "state" / "finalists.json") == best
+    found = checkpoint.load(run / "state" / "answer")["archive"]["masks"]
+    chosen = checkpoint.load(run / "state" / "finalists")["masks"]
+    assert len(chosen) == 2
+    for line, mask in zip(by_loss, chosen, strict=False):
+        assert (mask >= found[line["candidate"]]).all()
     tuned = {line["phase"] for line in lines if line["phase"].startswith("finetune finalist")}
     assert tuned == {"finetune finalist_1", "finetune finalist_2"}
 
@@ -64,4 +67,8 @@ def test_as_many_semifinalists_as_finalists_train_nothing(run, tmp_path, capsys)
     ]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     assert "semifinal" not in (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert len(read(tmp_path / "run" / "state" / "finalists.json")) == 2
+    archive = checkpoint.load(tmp_path / "run" / "state" / "answer")["archive"]
+    chosen = checkpoint.load(tmp_path / "run" / "state" / "finalists")["masks"]
+    (first, *_) = np.flatnonzero((archive["masks"] == chosen[0]).all(1))
+    assert len(chosen) == 2
+    assert archive["validation"][first] == archive["validation"].max()
