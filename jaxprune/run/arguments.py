@@ -75,7 +75,8 @@ def parse(argv: Sequence[str]) -> Arguments[Any]:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if stored is not None:
-        found = difference(stored, to_json(arguments.run, arguments.search))
+        # Settings that an older version did not know are at their defaults.
+        found = difference(to_json(run, search), to_json(arguments.run, arguments.search))
         if found:
             raise _different(found)
     return arguments

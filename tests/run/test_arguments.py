@@ -1,5 +1,6 @@
 """The command line: options of each method, defaults of a resumed run, help that reads well."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_resuming_accepts_the_same_options_again_and_other_places(interrupted):
     words = ["--resume", f"--out={interrupted}", "--budget", "0.3", "--search.candidates", "9"]
     parsed = arguments.parse([*words, "--data-dir", "elsewhere"])
     assert parsed.run.data_dir == Path("elsewhere")
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_new_settings(interrupted):
+    stored = json.loads((interrupted / "config.json").read_text())
+    del stored["semifinal_steps"]
+    (interrupted / "config.json").write_text(json.dumps(stored))
+    parsed = arguments.parse(["--resume", "--out", str(interrupted)])
+    assert parsed.run.semifinal_steps == RunConfig().semifinal_steps
 
 
 @pytest.mark.parametrize(
