@@ -63,6 +63,11 @@ class RunConfig:
     """What may remain of each cost: a part of the dense network's in (0, 1], such as 0.25 or 25%; a
     time, such as 0.4ms; or an amount in the cost's own unit, such as =200000."""
 
+    importance: _Name = "l1"
+    """What orders the filters of a layer, where a method decides how many of them go: l1 (norm of
+    their weights), reconstruction (how well the others can replace them), or another criterion of
+    `jaxprune.importance`."""
+
     latency_margin: float = 0.1
     """The part of a latency budget that the search leaves free, in [0, 1): the networks it finds
     are timed again before one is the result, and times scatter."""
@@ -118,6 +123,8 @@ class RunConfig:
     """Images in the batch whose time is measured."""
 
 
+_PLURALS = {"importance": "criteria"}
+
 STATISTICS = ("batch", "dense")
 """Choices of `RunConfig.statistics`."""
 
@@ -135,17 +142,18 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: Naming the option, its value and what is possible.
     """
-    from jaxprune import budgets, costs, data, methods, models
+    from jaxprune import budgets, costs, data, importance, methods, models
 
     for option, value, names in (
         ("method", config.method, methods.NAMES),
         ("dataset", config.dataset, data.NAMES),
         ("model", config.model, (*models.NAMES, None)),
+        ("importance", config.importance, importance.NAMES),
         ("statistics", config.statistics, STATISTICS),
     ):
         if value not in names:
             known = ", ".join(name for name in names if name is not None)
-            plural = option if option.endswith("s") else f"{option}s"
+            plural = option if option.endswith("s") else _PLURALS.get(option, f"{option}s")
             raise UserError(f"unknown {option} {value!r}; the {plural} are: {known}")
     if len(config.cost) != len(config.budget) or not config.cost:
         raise UserError(

@@ -152,9 +152,13 @@ def assemble(
     *,
     budgets: tuple[Budget, ...],
     trainer: Trainer | None = None,
+    scores: Array | None = None,
     chunk: int | None = None,
 ) -> Problem:
-    """A problem from its parts; `make_problem` says what they are."""
+    """A problem from its parts; `make_problem` says what they are.
+
+    `scores` is the importance of the channels, by default the L1 norm of their weights.
+    """
 
     def on(x: Array, y: Array) -> Callable[[Array], Scores]:
         return lambda masks: evaluate(
@@ -168,7 +172,7 @@ def assemble(
         validate=on(*validation),
         cost=cost,
         budget=limit,
-        importance=importance.l1(structure, params),
+        importance=importance.l1(structure, params) if scores is None else scores,
         budgets=budgets,
         trainer=trainer,
     )

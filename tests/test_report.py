@@ -75,6 +75,7 @@ def make_result(**changes):
             "semifinal_steps": 64,
             "finalists": 3,
             "statistics": "batch",
+            "importance": "l1",
             "device": "cpu, 2 cores",
         },
         "compact_max_abs_difference": 2.5e-7,

@@ -11,18 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxprune.dependency import Structure
+from jaxprune.importance import reading_axes
 from jaxprune.importance.positions import add_to_channels
-
-
-def axes(structure: Structure) -> list[tuple[int, int]]:
-    """(leaf, axis) of every axis along which a layer's kernel reads channels."""
-    kernels = {leaf for leaf, _ in structure.producers}
-    return [
-        (leaf, axis)
-        for leaf in sorted(kernels)
-        for axis, channels in enumerate(structure.channels[leaf])
-        if (leaf, axis) not in structure.producers and (channels >= 0).any()
-    ]
 
 
 def totals(structure: Structure, params: Any) -> Array:
@@ -37,7 +27,7 @@ def totals(structure: Structure, params: Any) -> Array:
     """
     leaves = jax.tree.leaves(params)
     found = jnp.zeros(structure.num_channels)
-    for leaf, axis in axes(structure):
+    for leaf, axis in reading_axes(structure):
         others = [other for other in range(leaves[leaf].ndim) if other != axis]
         values = leaves[leaf].astype(jnp.float32).sum(others)
         found += add_to_channels(structure, structure.channels[leaf][axis], values)
@@ -60,7 +50,7 @@ def spread(structure: Structure, params: Any, values: Array, *, default: float) 
     leaves, treedef = jax.tree.flatten(params)
     expanded = structure.expand(values)
     found: list[Any] = [default] * len(leaves)
-    for leaf, axis in axes(structure):
+    for leaf, axis in reading_axes(structure):
         channels = structure.channels[leaf][axis]
         line = jnp.where(channels >= 0, expanded[channels + 1], default)
         found[leaf] = line.reshape(

@@ -1,4 +1,4 @@
-"""How large the activations are that layers read, channel by channel."""
+"""What layers read: how large it is, channel by channel, and how channels go together."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune.dependency.atoms import Axis
+from jaxprune.dependency.atoms import AtomTable, Axis
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.masking import Masked, masked_by
 
@@ -42,6 +43,41 @@ def activity(fn: Callable[..., Any], structure: Structure, params: Any, *argumen
     return jax.grad(outputs)(jnp.ones(structure.num_channels))
 
 
+def covariances(
+    fn: Callable[..., Any], structure: Structure, params: Any, *arguments: Any
+) -> list[Any]:
+    """How much what layers read of two channels varies together, for the channels of each group.
+
+    Wherever the function sums over an axis of channels, `(x_i - mean x_i) (x_j - mean x_j)` is
+    averaged over all other axes of the operand. The averages are added up over the positions that a
+    channel has on the axis, and over everything that reads the group. Positions that are kept only
+    with several channels (heads times head dimension) are not seen.
+
+    Args:
+      fn: any function `fn(params, *arguments)`, as for `activity`.
+      structure: what `trace` returned.
+      params: the dense parameters.
+      *arguments: inputs.
+
+    Returns:
+      float32 [size, size] for each group, zero where nothing was seen.
+
+    Raises:
+      ValueError: the params do not fit the structure.
+    """
+    taps = [jnp.zeros((group.size, group.size)) for group in structure.groups]
+
+    def outputs(mask: Any, taps: Any) -> Any:
+        def kind(structure: Structure, masks: Any, table: Any) -> _Paired:
+            return _Paired(structure, masks, table, taps)
+
+        observed = masked_by(kind, fn, structure)
+        leaves = jax.tree.leaves(observed(params, structure.unflatten(mask), *arguments))
+        return sum(leaf.sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+    return jax.grad(outputs, (0, 1))(jnp.ones(structure.num_channels), taps)[1]
+
+
 class _Observed(Masked):
     """Masks of ones whose derivative is the size of what they are multiplied to."""
 
@@ -52,6 +88,69 @@ class _Observed(Masked):
 
     def rescale(self, value: Any, axis: Axis) -> Any:
         return value
+
+
+class _Paired(Masked):
+    """Masks of ones, and for each group a matrix whose derivative is a covariance.
+
+    Args:
+      structure: the structure of the parameters.
+      masks: the masks of its groups.
+      table: atoms 1 to C are the structure's channels.
+      taps: [size, size] for each group.
+    """
+
+    def __init__(self, structure: Structure, masks: Any, table: AtomTable, taps: list[Any]):
+        super().__init__(structure, masks, table)
+        self._taps = taps
+
+    @property
+    def masks(self) -> Any:
+        """The arrays that the evaluation depends on."""
+        return super().masks, self._taps
+
+    def given(self, masks: Any) -> "_Paired":
+        """The same with other arrays."""
+        other = super().given(masks[0])
+        assert isinstance(other, _Paired)
+        other._taps = masks[1]
+        return other
+
+    def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            return value
+        entries = self._entries(axis)
+        for tap, end in zip(self._taps, self._ends, strict=True):
+            size = len(tap)
+            positions = np.flatnonzero((entries > end - size) & (entries <= end))
+            if len(positions) and len(positions) % size == 0:
+                ordered = positions[np.argsort(entries[positions], kind="stable")]
+                seen = jnp.moveaxis(value, d, -1)[..., ordered.reshape(size, -1)]
+                value = _pair(value, seen, tap)
+        return value
+
+    def rescale(self, value: Any, axis: Axis) -> Any:
+        return value
+
+
+@jax.custom_vjp
+def _pair(value: Any, seen: Any, tap: Any) -> Any:
+    """The value; the derivative of the tap is the covariance of `seen` [..., n, positions]."""
+    return value
+
+
+def _forward_pair(value: Any, seen: Any, tap: Any) -> tuple[Any, Any]:
+    rows = seen.reshape(-1, *seen.shape[-2:]).astype(tap.dtype)
+    rows = rows - rows.mean(0)
+    covariance = jnp.einsum("bip,bjp->ij", rows, rows, precision=jax.lax.Precision.HIGHEST)
+    return value, covariance / len(rows)
+
+
+def _backward_pair(covariance: Any, cotangent: Any) -> tuple[Any, None, Any]:
+    return cotangent, None, covariance
+
+
+_pair.defvjp(_forward_pair, _backward_pair)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

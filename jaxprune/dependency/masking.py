@@ -51,7 +51,9 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
 
 
 def masked_by(
-    kind: "type[Masked]", fn: Callable[..., Any], structure: Structure
+    kind: "Callable[[Structure, Masks, AtomTable], Masked]",
+    fn: Callable[..., Any],
+    structure: Structure,
 ) -> Callable[..., Any]:
     """`masked`, with the way to evaluate steps as an argument."""
     check_structure(structure)

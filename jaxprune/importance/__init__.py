@@ -12,6 +12,7 @@ of their shapes up for each channel.
 """
 
 from jaxprune.importance.criteria import NAMES, Criterion, check, checked, get, score
+from jaxprune.importance.reconstruction import reconstruction
 from jaxprune.importance.sensitivity import activation, taylor, taylor_activation
 from jaxprune.importance.weights import (
     batch_norm_scale,
@@ -22,6 +23,7 @@ from jaxprune.importance.weights import (
     over_producers,
     producing_kernels,
     random,
+    reading_axes,
 )
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "over_producers",
     "producing_kernels",
     "random",
+    "reading_axes",
+    "reconstruction",
     "score",
     "taylor",
     "taylor_activation",

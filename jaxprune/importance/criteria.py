@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxprune.dependency import Structure
 from jaxprune.errors import UserError
+from jaxprune.importance.reconstruction import reconstruction
 from jaxprune.importance.sensitivity import activation, scalar, taylor, taylor_activation
 from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
 
@@ -22,6 +23,7 @@ _CRITERIA: dict[str, Callable[..., Array]] = {
     "fpgm": fpgm,
     "lamp": lamp,
     "activation": activation,
+    "reconstruction": reconstruction,
     "taylor": taylor,
     "taylor_activation": taylor_activation,
     "random": random,
@@ -83,6 +85,8 @@ def score(
         scores = random(structure, key)
     elif criterion == "activation":
         scores = activation(structure, apply, params, x)
+    elif criterion == "reconstruction":
+        scores = reconstruction(structure, apply, params, x)
     elif criterion == "taylor" and gradients is not None:
         scores = taylor(structure, params, gradients)
     elif criterion == "taylor":

@@ -193,6 +193,17 @@ def producing_kernels(structure: Structure, params: Any) -> list[Array]:
     return [_float32(leaves[leaf]) for leaf, _ in structure.producers]
 
 
+def reading_axes(structure: Structure) -> list[tuple[int, int]]:
+    """(leaf, axis) of every axis along which a layer's kernel reads channels."""
+    kernels = {leaf for leaf, _ in structure.producers}
+    return [
+        (leaf, axis)
+        for leaf in sorted(kernels)
+        for axis, channels in enumerate(structure.channels[leaf])
+        if (leaf, axis) not in structure.producers and (channels >= 0).any()
+    ]
+
+
 def _energy(structure: Structure, params: Any) -> Array:
     """The squared L2 norm of the weights that produce a channel."""
     return over_producers(structure, [k**2 for k in producing_kernels(structure, params)])

@@ -21,6 +21,7 @@ MARKERS: dict[str, tuple[str, str, str]] = {
     "uniform_l1": ("uniform L1", "^", "#5c7cfa"),
     "global_l1": ("global L1", "v", "#9c36b5"),
     "random": ("random", "X", "#868e96"),
+    "uniform": ("uniform, same criterion", "P", "#2f9e44"),
     "pruned": ("answer", "*", STAR),
 }
 """{point: (label, marker, colour)}. The dense network is a level; the answer is last, on top."""

@@ -9,6 +9,7 @@ LABELS = {
     "uniform_l1": "uniform L1",
     "global_l1": "global L1",
     "random": "random",
+    "uniform": "uniform, same criterion",
 }
 
 COSTS = {"macs": "multiply-adds", "params": "parameters", "neurons": "neurons"}
@@ -60,6 +61,11 @@ def report_text(
         f"fine-tuned for {search['semifinal_steps']} steps, the {search['finalists']} of lowest "
         "validation loss to the end; of these the one with the highest validation accuracy is the "
         "result."
+        + (
+            f" The filters of a layer went in the order of the criterion {search['importance']}."
+            if search["importance"] != "l1"
+            else ""
+        )
         + (
             " Candidates were scored with BatchNorm's statistics of the scored images, not the "
             "dense network's."

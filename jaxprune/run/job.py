@@ -7,14 +7,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxprune import costs, data, models, training
+from jaxprune import costs, data, importance, models, training
 from jaxprune.budgets import Budget, make_budgets
 from jaxprune.config import RunConfig
 from jaxprune.dependency import Structure, masked, trace
 from jaxprune.problem import Problem, Trainer, assemble
 
-KEYS = {"search": 1, "random": 2, "finetune": 3, "semifinal": 4}
+KEYS = {"search": 1, "random": 2, "finetune": 3, "semifinal": 4, "importance": 5}
 """Streams of random numbers that do not depend on each other."""
 
 
@@ -122,6 +123,25 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         _batch(job, job.dataset.validation),
         budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
         trainer=make_trainer(job, variables),
+        scores=_importance(job, variables),
+    )
+
+
+def _importance(job: Job, variables: Any) -> jax.Array:
+    """The importance of each channel by the run's criterion."""
+    x, y = _batch(job, job.dataset.train)
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    return importance.score(
+        job.config.importance,
+        job.structure,
+        job.network.apply,
+        variables,
+        x,
+        loss=loss,
+        key=job.key("importance"),
     )
 
 

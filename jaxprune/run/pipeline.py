@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import costs, data, export, training
+from jaxprune import costs, data, export, importance, training
 from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.problem import Archive, Problem
@@ -28,7 +28,9 @@ from jaxprune.run.job import Job, latency_input, pose
 
 T = TypeVar("T")
 
-BASELINES = ("uniform_l1", "global_l1", "random")
+BASELINES = ("uniform_l1", "global_l1", "random", "uniform")
+"""What every answer is compared with. "uniform" takes filters in the order of the run's own
+criterion, and is left out where that is L1."""
 
 LARGEST_DIFFERENCE = 1e-3
 """Of masked and compact outputs, as a fraction of the largest output: far above what another order
@@ -56,7 +58,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     archive = Archive(**answer["archive"])
     found = answer.get("variables", variables)  # the weights that the search found its masks with
     tuned = finalists.choose(job, problem, found, archive, folder, display)
-    baselines = _baselines(job, problem)
+    baselines = _baselines(job, problem, variables)
     masks = {**tuned, **baselines}
     weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
     networks = {
@@ -202,11 +204,14 @@ def _found(candidates: int, seconds: float) -> str:
     return f"{candidates} candidates in {seconds:.1f} s"
 
 
-def _baselines(job: Job, problem: Problem) -> dict[str, dict[str, np.ndarray]]:
-    flat = uniform_l1(problem), global_l1(problem), random_mask(problem, job.key("random"))
+def _baselines(job: Job, problem: Problem, variables: Any) -> dict[str, dict[str, np.ndarray]]:
+    by_norm = problem._replace(importance=importance.l1(job.structure, variables))
+    flat = [uniform_l1(by_norm), global_l1(by_norm), random_mask(problem, job.key("random"))]
+    if job.config.importance != "l1":
+        flat.append(uniform_l1(problem))
     return {
         name: job.structure.unflatten(np.asarray(mask, np.uint8))
-        for name, mask in zip(BASELINES, flat, strict=True)
+        for name, mask in zip(BASELINES, flat, strict=False)
     }
 
 
@@ -238,7 +243,10 @@ def _winner(
 
 def _with_winner(of_all: dict[str, T], winner: str) -> dict[str, T]:
     """The winner under the name "pruned" and the baselines, without the other finalists."""
-    return {"pruned": of_all[winner], **{name: of_all[name] for name in BASELINES}}
+    return {
+        "pruned": of_all[winner],
+        **{name: of_all[name] for name in BASELINES if name in of_all},
+    }
 
 
 def _verify(
@@ -407,7 +415,7 @@ def _evaluate(
         "feasible": all(budget["met"] for budget in budgets),
         "dense": rows["dense"],
         "pruned": rows["pruned"],
-        "baselines": {name: rows[name] for name in BASELINES},
+        "baselines": {name: rows[name] for name in BASELINES if name in rows},
         "search": {
             "seconds": float(answer["seconds"]),
             "candidates": len(answer["archive"]["cost"]),
@@ -415,7 +423,8 @@ def _evaluate(
             "semifinalists": config.semifinalists,
             "semifinal_steps": config.semifinal_steps,
             "finalists": config.finalists,
-            "statistics": job.config.statistics,
+            "statistics": config.statistics,
+            "importance": config.importance,
             "device": _device(),
         },
         "compact_max_abs_difference": differences["pruned"],

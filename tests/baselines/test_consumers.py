@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import masked, models, trace
+from jaxprune import importance, masked, models, trace
 from jaxprune.baselines import consumers
 
 
@@ -25,7 +25,7 @@ def structure():
 
 
 def test_axes_are_those_that_layers_read(structure):
-    assert consumers.axes(structure) == [(0, 0), (1, 0)]
+    assert importance.reading_axes(structure) == [(0, 0), (1, 0)]
 
 
 def test_totals_by_hand(structure):

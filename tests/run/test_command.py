@@ -56,7 +56,7 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
     assert all(set(row) == pruned for row in result["baselines"].values())
     assert set(result["search"]) == {
-        *("seconds", "candidates", "episodes", "statistics", "device"),
+        *("seconds", "candidates", "episodes", "statistics", "importance", "device"),
         *("semifinalists", "semifinal_steps", "finalists"),
     }
 

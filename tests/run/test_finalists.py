@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jaxprune import checkpoint
 from jaxprune.run import main
 from jaxprune.run.finalists import leaders
+from run.runs import read
 
 
 def test_leaders_of_four_stretches_by_hand():
@@ -72,3 +73,16 @@ def test_as_many_semifinalists_as_finalists_train_nothing(run, tmp_path, capsys)
     (first, *_) = np.flatnonzero((archive["masks"] == chosen[0]).all(1))
     assert len(chosen) == 2
     assert archive["validation"][first] == archive["validation"].max()
+
+
+def test_another_criterion_is_compared_with_uniform_pruning_by_it(run, tmp_path):
+    words = [
+        *("--method", "magnitude", "--model", "lenet300", "--search-examples", "64"),
+        *("--pretrain-epochs", "2", "--finetune-epochs", "1", "--importance", "reconstruction"),
+        *("--cache-dir", str(run.parent.parent / "other"), "--out", str(tmp_path / "run")),
+    ]
+    assert main(words) == 0
+    result = read(tmp_path / "run" / "result.json")
+    assert list(result["baselines"]) == ["uniform_l1", "global_l1", "random", "uniform"]
+    assert result["baselines"]["uniform"]["widths"] == result["baselines"]["uniform_l1"]["widths"]
+    assert "criterion reconstruction" in (tmp_path / "run" / "report.md").read_text()

@@ -1,0 +1,125 @@
+"""Importance by what the next layers lose if their other weights make up for a channel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune.dependency import Structure, covariances
+from jaxprune.importance.positions import members_of
+from jaxprune.importance.weights import reading_axes
+
+
+def reconstruction(
+    structure: Structure,
+    apply: Callable[..., Any],
+    params: Any,
+    x: Any,
+    *,
+    damping: float = 0.01,
+    chunk: int = 256,
+) -> Array:
+    """The error of what the next layers compute, once a channel and all before it are gone.
+
+    Optimal Brain Surgeon (Hassibi and Stork, NeurIPS 1992) for whole channels, as in ZipLM (Kurtic,
+    Frantar and Alistarh, NeurIPS 2023, arXiv 2302.04089, sec. 3.1). The channels of a group are
+    removed one after the other. Each time it is the one without which the outputs of the layers
+    that read the group can be approximated best, in the mean square over the examples, by the
+    channels that are left: the remaining weights are adjusted for it by least squares, on paper;
+    the parameters stay as they are. The score of a channel is the error after its removal.
+
+    So of channels that carry the same, such as neighbouring pixels, all but one go early, however
+    large their weights are; criteria that look at channels one by one keep or remove them together.
+
+    Several readers and windows: their covariances are added up, and so are the products of their
+    weights. A channel's activations are compared place by place, not between the places of one
+    window.
+
+    Departures: activations are taken less their mean, which a bias or a normalisation can replace.
+    ZipLM compares layers by the loss; these are errors of each group alone, comparable within it.
+    Channels whose activations are never seen alone (attention's heads and features) count as
+    uncorrelated and of equal size.
+
+    Args:
+      structure: what `trace` returned.
+      apply: `apply(params, x)`, in inference mode.
+      params: the dense parameters.
+      x: the examples, any tree of arrays [B, ...]; a few times as many places as channels.
+      damping: what is added to all variances, as a part of their mean. Above 0.
+      chunk: how many examples are looked at at once; means are those of the chunk. What is left
+        over at the end is not looked at.
+
+    Returns:
+      float32 [num_channels], at least 0.
+
+    Raises:
+      ValueError: the params do not fit the structure, or damping is not above 0.
+    """
+    if not damping > 0:
+        raise ValueError(f"damping is {damping}, but must be above 0")
+    count = min(chunk, jax.tree.leaves(x)[0].shape[0])
+    chunks = jax.tree.leaves(x)[0].shape[0] // count
+
+    @jax.jit
+    def look(params: Any, number: Array) -> list[Array]:
+        part = jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, number * count, count), x)
+        return covariances(apply, structure, params, part)
+
+    seen = look(params, jnp.int32(0))
+    for number in range(1, chunks):
+        seen = jax.tree.map(jnp.add, seen, look(params, jnp.int32(number)))
+    scores = [
+        _removal_errors(covariance / chunks, products, damping)
+        for covariance, products in zip(seen, _products(structure, params), strict=True)
+    ]
+    return jnp.concatenate([jnp.zeros(0), *scores])
+
+
+def _products(structure: Structure, params: Any) -> list[Array]:
+    """The inner products of the weights that read two channels, [size, size] for each group."""
+    leaves = structure.check_params(params)
+    ends = np.cumsum([group.size for group in structure.groups])
+    found = [jnp.zeros((group.size, group.size)) for group in structure.groups]
+    for leaf, axis in reading_axes(structure):
+        channels, positions = members_of(structure, structure.channels[leaf][axis])
+        rows = jnp.moveaxis(jnp.asarray(leaves[leaf], jnp.float32), axis, 0)
+        for g, (group, end) in enumerate(zip(structure.groups, ends, strict=True)):
+            inside = positions[(channels >= end - group.size) & (channels < end)]
+            if len(inside) and len(inside) % group.size == 0:
+                own = rows[inside].reshape(group.size, -1)
+                found[g] += jnp.matmul(own, own.T, precision=jax.lax.Precision.HIGHEST)
+    return found
+
+
+@jax.jit
+def _removal_errors(covariance: Array, products: Array, damping: float) -> Array:
+    """Greedy elimination: the error after each channel's removal, [n].
+
+    With the inverse H of the covariance and the rows W of the reading weights, removing channel i
+    costs `|W_i|^2 / H_ii`, adjusts the weights by `W -= H_:i / H_ii W_i`, and H by its elimination.
+    Only `W W^T` is needed for this, not W.
+    """
+    count = len(covariance)
+    size = jnp.trace(covariance) / count
+    size = jnp.where(size > 0, size, 1.0)
+    scaled = jnp.where(jnp.trace(covariance) > 0, covariance / size, jnp.eye(count))
+    inverse = jnp.linalg.inv(scaled + damping * jnp.eye(count))
+
+    def remove(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        inverse, products, left, total, errors = state
+        variances = jnp.maximum(jnp.diagonal(inverse), 1e-12)
+        rises = jnp.maximum(jnp.diagonal(products), 0.0) / variances
+        worst = jnp.argmin(jnp.where(left, rises, jnp.inf))
+        total += rises[worst]
+        share = inverse[:, worst] / variances[worst]
+        row = products[worst]
+        products += share[:, None] * (share * row[worst] - row) - row[:, None] * share
+        inverse -= share[:, None] * inverse[worst]
+        left, errors = left.at[worst].set(False), errors.at[worst].set(total)
+        return inverse, products, left, total, errors
+
+    start = inverse, products, jnp.ones(count, bool), jnp.float32(0), jnp.zeros(count)
+    return jax.lax.fori_loop(0, count, remove, start)[-1] * size
