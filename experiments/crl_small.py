@@ -31,6 +31,7 @@ CASES = {
         *("--dataset", "cifar10", "--model", "vgg11", "--cost", "params", "--budget", "20%"),
         *("--examples", "4000", "--pretrain-epochs", "12", "--finetune-epochs", "4"),
         *("--search-examples", "256", "--finalists", "2"),
+        *("--semifinalists", "6", "--semifinal-steps", "31"),
         *("--search.iterations", "20", "--search.episodes", "16"),
     ),
 }

@@ -63,10 +63,10 @@ class RunConfig:
     """What may remain of each cost: a part of the dense network's in (0, 1], such as 0.25 or 25%; a
     time, such as 0.4ms; or an amount in the cost's own unit, such as =200000."""
 
-    importance: _Name = "l1"
+    importance: _OptionalName = None
     """What orders the filters of a layer, where a method decides how many of them go: l1 (norm of
     their weights), reconstruction (how well the others can replace them), or another criterion of
-    `jaxprune.importance`."""
+    `jaxprune.importance`; by default l1, with --prune-inputs reconstruction."""
 
     latency_margin: float = 0.1
     """The part of a latency budget that the search leaves free, in [0, 1): the networks it finds
@@ -148,7 +148,7 @@ def check(config: RunConfig) -> None:
         ("method", config.method, methods.NAMES),
         ("dataset", config.dataset, data.NAMES),
         ("model", config.model, (*models.NAMES, None)),
-        ("importance", config.importance, importance.NAMES),
+        ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
     ):
         if value not in names:
@@ -193,10 +193,12 @@ def check(config: RunConfig) -> None:
 
 
 def resolve(config: RunConfig, now: datetime) -> RunConfig:
-    """Fills the model and the folder in, where they depend on other settings or on the time."""
+    """Fills in what depends on other settings or on the time: model, importance and folder."""
     model = config.model or DEFAULT_MODELS[config.dataset]
     name = f"{now:%Y%m%d-%H%M%S}-{config.method}-{model}-{config.dataset}"
-    return dataclasses.replace(config, model=model, out=config.out or Path("runs") / name)
+    importance = config.importance or ("reconstruction" if config.prune_inputs else "l1")
+    out = config.out or Path("runs") / name
+    return dataclasses.replace(config, model=model, importance=importance, out=out)
 
 
 def to_json(config: RunConfig, search: Any) -> dict[str, Any]:

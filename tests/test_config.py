@@ -78,6 +78,8 @@ def test_model_and_folder_are_filled_in():
     now = datetime(2024, 3, 9, 8, 7, 6)
     resolved = config.resolve(RunConfig(dataset="mnist", method="random"), now)
     assert resolved.model == "lenet5"
+    assert resolved.importance == "l1"
+    assert config.resolve(RunConfig(prune_inputs=True), now).importance == "reconstruction"
     assert resolved.out == Path("runs/20240309-080706-random-lenet5-mnist")
     kept = config.resolve(RunConfig(model="mlp", out=Path("there")), now)
     assert (kept.model, kept.out) == ("mlp", Path("there"))

@@ -135,7 +135,7 @@ def _importance(job: Job, variables: Any) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     return importance.score(
-        job.config.importance,
+        str(job.config.importance),
         job.structure,
         job.network.apply,
         variables,
