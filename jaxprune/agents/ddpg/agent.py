@@ -308,9 +308,10 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         there is none yet), `feasible` (part of the round's networks), `reward` (mean of what an
         episode earns in all), `cost` (means of the round's networks, as fractions of the dense
         costs), `limit`, `action` (mean part that was removed of each layer), `sigma` (deviation of
-        the last episode's exploration), `actor_loss`, `critic_loss` (0 while nothing is learnt) and
-        `sparsity` (zeros among the weights of actor and critic). Costs and limits are lists with an
-        entry for each budget. Means are of the episodes that explored.
+        the last episode's exploration), `actor_loss`, `critic_loss` (0 while nothing is learnt),
+        `sparsity` (zeros among the weights of actor and critic) and `replay` (how full the replay
+        buffer is, in [0, 1]). Costs and limits are lists with an entry for each budget. Means are
+        of the episodes that explored.
 
     Raises:
         UserError: a reward is not finite.
@@ -366,6 +367,7 @@ def _metrics(
         "actor_loss": float(learnt.losses.actor),
         "critic_loss": float(learnt.losses.critic),
         "sparsity": float(learnt.sparsity),
+        "replay": replay.filled(state.replay),
     }
 
 

@@ -55,6 +55,12 @@ def add(replay: Replay, new: Transitions) -> Replay:
     return Replay(kept, replay.written + count)
 
 
+def filled(replay: Replay) -> float:
+    """How full the buffer is, in [0, 1]."""
+    capacity = len(replay.transitions.rewards)
+    return min(int(replay.written), capacity) / capacity
+
+
 def minibatches(replay: Replay, count: int, size: int, key: Array) -> Transitions:
     """Passes over the buffer in random order, `[count, size, ...]`.
 

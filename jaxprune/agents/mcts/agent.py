@@ -97,6 +97,7 @@ class SelfPlay(NamedTuple):
         found: the finished network of highest training accuracy that each game's trees evaluated;
             its own finished network if they evaluated none. uint8 `[games, N]`.
         moves: removals made in all games together.
+        visits: the visit counts of all moves' roots, summed over them, int32 `[N]`.
         entropy: mean entropy of the improved policies, in nats.
     """
 
@@ -104,6 +105,7 @@ class SelfPlay(NamedTuple):
     masks: Array
     found: Array
     moves: Array
+    visits: Array
     entropy: Array
 
 
@@ -183,7 +185,7 @@ def self_play(
         return ~jax.vmap(lambda mask: filterwise.finished(rules, mask))(masks)
 
     def move(carry: tuple) -> tuple:
-        masks, queue, key, best, moves, entropy = carry
+        masks, queue, key, best, moves, visits, entropy = carry
         key, search_key = jax.random.split(key)
         decision = tree.search(config, rules, assess, judgement, masks, search_key)
         playing = running(masks)
@@ -193,21 +195,24 @@ def self_play(
             jnp.where(better[:, None], decision.finished.mask, best.mask),
             jnp.where(better, decision.finished.accuracy, best.accuracy),
         )
+        visits = visits + jnp.sum(decision.visits * playing[:, None], axis=0)
         spread = distrax.Categorical(probs=decision.policy).entropy()
         masks = jax.vmap(lambda mask, a: filterwise.step(rules, mask, a).mask)(
             masks, decision.action
         )
-        return masks, queue, key, best, moves + playing.sum(), entropy + jnp.sum(spread * playing)
+        entropy = entropy + jnp.sum(spread * playing)
+        return masks, queue, key, best, moves + playing.sum(), visits, entropy
 
     start = jnp.tile(filterwise.reset(rules), (config.games, 1))
+    unvisited = jnp.zeros(rules.num_filters, jnp.int32)
     nothing = tree.Node(start, jnp.full(config.games, tree.UNKNOWN))
-    masks, queue, _, best, moves, entropy = jax.lax.while_loop(
+    masks, queue, _, best, moves, visits, entropy = jax.lax.while_loop(
         lambda carry: running(carry[0]).any(),
         move,
-        (start, queue, key, nothing, jnp.int32(0), jnp.float32(0)),
+        (start, queue, key, nothing, jnp.int32(0), unvisited, jnp.float32(0)),
     )
     found = jnp.where((best.accuracy > tree.UNKNOWN)[:, None], best.mask, masks)
-    return SelfPlay(queue, masks, found, moves, entropy / jnp.maximum(moves, 1))
+    return SelfPlay(queue, masks, found, moves, visits, entropy / jnp.maximum(moves, 1))
 
 
 def loss(
@@ -357,7 +362,7 @@ def raise_baseline(state: State, mask: Array, accuracy: float) -> State:
     )
 
 
-def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
+def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, Any]]:
     """One round of Algorithm 3: self-play, learning, greedy pruning.
 
     Args:
@@ -369,7 +374,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         The next state, which is a function of the arguments alone, and metrics: `iteration`,
         `episodes`, `candidates`, `best_accuracy` (validation, of the best feasible candidate),
         `baseline` (b), `stop_counter`, `wins` (fraction of games won), `greedy_accuracy` (train),
-        `value_loss`, `policy_loss`, `entropy` (of the improved policy, nats), `simulations`.
+        `value_loss`, `policy_loss`, `entropy` (of the improved policies, nats),
+        `simulations` and `visits` (how many of them began with a filter of each group, a list).
     """
     rules = filterwise.rules(problem)
     importance = jnp.asarray(problem.importance, jnp.float32)
@@ -418,6 +424,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         episodes=np.int32(state.episodes + config.games),
         archive=archive,
     )
+    visits = problem.structure.unflatten(np.asarray(played.visits))
     return state, {
         "iteration": int(state.iteration),
         "episodes": int(state.episodes),
@@ -431,6 +438,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         "policy_loss": float(losses.policy),
         "entropy": float(played.entropy),
         "simulations": int(played.moves) * config.simulations,
+        "visits": [int(part.sum()) for part in visits.values()],
     }
 
 
@@ -440,7 +448,7 @@ def search(
     key: Array,
     *,
     state: State | None = None,
-    progress: Callable[[State, dict[str, float]], None] | None = None,
+    progress: Callable[[State, dict[str, Any]], None] | None = None,
 ) -> SearchResult:
     """Prunes by MCTS: rounds of self-play, learning and greedy pruning (Algorithm 3).
 

@@ -63,12 +63,14 @@ class Decision(NamedTuple):
     Attributes:
         policy: the improved policy pi, float32 `[B, N]`.
         action: the removal to make, drawn from the policy, int32 `[B]`.
+        visits: how many simulations tried each removal first, int32 `[B, N]`.
         finished: the finished network of highest training accuracy in each tree, if any.
         tree: the search tree, for inspection; unused parts cost nothing under `jit`.
     """
 
     policy: Array
     action: Array
+    visits: Array
     finished: Node
     tree: mctx.Tree
 
@@ -271,4 +273,5 @@ def _decision(policy: Array, action: Array, tree: mctx.Tree) -> Decision:
     finished = jax.vmap(lambda nodes, index: jax.tree.map(lambda x: x[index], nodes))(
         tree.embeddings, best
     )
-    return Decision(policy, action, finished, tree)
+    visits = tree.summary().visit_counts.astype(jnp.int32)
+    return Decision(policy, action, visits, finished, tree)

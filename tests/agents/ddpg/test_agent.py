@@ -146,6 +146,7 @@ def test_what_a_round_reports(problem, config):
     assert (metrics["iteration"], metrics["episodes"], metrics["candidates"]) == (1, 4, 5)
     np.testing.assert_allclose(metrics["cost"], [archive.cost[:-1].mean()], rtol=1e-5)
     assert metrics["limit"] == [0.5]
+    assert metrics["replay"] == pytest.approx(min(1, 4 / (config.replay or config.episodes)))
     removed = [1 - part.mean() for part in np.split(archive.masks[:-1], [3, 8], axis=1)]
     np.testing.assert_allclose(metrics["action"], removed, rtol=1e-5)
     assert metrics["critic_loss"] == metrics["actor_loss"] == 0  # four episodes of warm-up

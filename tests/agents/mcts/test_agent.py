@@ -91,6 +91,13 @@ def test_the_best_network_the_trees_evaluated_is_reported(problem: Problem) -> N
     np.testing.assert_array_equal(played.found.sum(axis=-1), [4, 4, 4])
 
 
+def test_every_simulation_is_a_visit_of_one_group(problem: Problem) -> None:
+    _, metrics = agent.update(SMALL, problem, agent.init(SMALL, problem, KEY))
+    # Three games of four moves, six simulations each.
+    assert sum(metrics["visits"]) == metrics["simulations"] == 3 * 4 * 6
+    assert len(metrics["visits"]) == len(problem.structure.groups)
+
+
 def test_all_positions_of_a_game_get_its_outcome(problem: Problem) -> None:
     state = agent.init(SMALL, problem, KEY)
     state, metrics = agent.update(SMALL, problem, state)
