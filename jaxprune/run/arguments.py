@@ -13,7 +13,7 @@ import tyro
 from jaxprune import methods
 from jaxprune.config import RunConfig, difference, from_json, to_json
 from jaxprune.errors import UserError
-from jaxprune.run.folder import read_config
+from jaxprune.run_folder import read_config
 
 PROGRAM = "python -m jaxprune.run"
 

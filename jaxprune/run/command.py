@@ -6,8 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from jaxprune import run_folder
 from jaxprune.errors import UserError
-from jaxprune.run import arguments, folder
+from jaxprune.run import arguments
 
 INTERRUPTED = 130
 WRONG_USE = 2
@@ -44,7 +45,7 @@ def _main(argv: Sequence[str]) -> int:
     settings = config.resolve(options.run, datetime.now())
     out = Path(settings.out or ".").expanduser()
     if not (settings.resume or settings.dry_run):
-        folder.check_free(out)
+        run_folder.check_free(out)
 
     resume = None
     try:
@@ -58,10 +59,10 @@ def _main(argv: Sequence[str]) -> int:
                 f"{' and '.join(map(str, job.budgets))}, in {out}"
             )
             if settings.resume:
-                opened = folder.reopen(out)
+                opened = run_folder.reopen(out)
             else:
                 stored = config.to_json(settings, options.search)
-                opened = folder.create(out, {**stored, "versions": config.versions()})
+                opened = run_folder.create(out, {**stored, "versions": config.versions()})
             resume = arguments.resume_command(settings)
             with opened:
                 if opened.finished:

@@ -16,8 +16,8 @@ from jaxprune.baselines.removal import refill
 from jaxprune.problem import Archive, Problem, ranking
 from jaxprune.run import measuring
 from jaxprune.run.display import Display
-from jaxprune.run.folder import RunFolder
 from jaxprune.run.job import Job, make_trainer
+from jaxprune.run_folder import RunFolder
 
 
 def choose(

@@ -11,8 +11,8 @@ from jaxprune.dependency import CompactNetwork, compact
 from jaxprune.errors import UserError
 from jaxprune.problem import Problem
 from jaxprune.run.display import Display
-from jaxprune.run.folder import RunFolder
 from jaxprune.run.job import Job
+from jaxprune.run_folder import RunFolder
 
 Measured = dict[str, tuple[float, float]]
 """{cost: what a network has of it and what the dense one has, measured side by side}, of the costs

@@ -23,8 +23,9 @@ from jaxprune.problem import Archive, Problem
 from jaxprune.report import write_report
 from jaxprune.run import finalists, measuring
 from jaxprune.run.display import Display
-from jaxprune.run.folder import RESULT, RunFolder, write_json
+
 from jaxprune.run.job import Job, latency_input, pose
+from jaxprune.run_folder import RESULT, RunFolder, write_json
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxprune import methods
+from jaxprune import methods, run_folder
 from jaxprune.config import RunConfig, to_json
 from jaxprune.errors import UserError
-from jaxprune.run import arguments, folder
+from jaxprune.run import arguments
 
 
 def test_defaults():
@@ -45,7 +45,7 @@ def test_unknown_method_is_refused_with_the_valid_ones():
 def interrupted(tmp_path):
     """A run folder with settings other than the defaults."""
     run = RunConfig(method="random", model="cnn", budget=("0.3",), seed=4)
-    folder.create(
+    run_folder.create(
         tmp_path / "run", to_json(run, methods.get("random").Config(candidates=9))
     ).__exit__()
     return tmp_path / "run"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxprune
-from jaxprune import data, models
+from jaxprune import data, models, run_folder
 from jaxprune.config import RunConfig, to_json
 from jaxprune.methods import get
-from jaxprune.run import folder, main
+from jaxprune.run import main
 from run.runs import lasting, read, start, stop_when
 
 TINY = [
@@ -274,7 +274,7 @@ def test_resuming_is_refused_without_a_run_or_with_other_settings(finished, tmp_
 
 def test_second_process_on_the_same_run_is_refused(tmp_path, capsys):
     settings = to_json(RunConfig(method="magnitude", model="cnn"), get("magnitude").Config())
-    with folder.create(tmp_path / "run", settings):
+    with run_folder.create(tmp_path / "run", settings):
         line = refused(capsys, "--resume", "--out", str(tmp_path / "run"))
     assert "another process is working" in line
 

@@ -5,7 +5,9 @@ The files are::
     config.json       the settings, written first: a folder that has it holds a run
     metrics.jsonl     one line for each epoch and each iteration of the search
     result.json       the numbers, written last: a folder that has it holds a finished run
-    report.md         the result for reading, with figures/
+    report.json       what the report shows and no other file has: layers, groups, reference points
+    timings.json      seconds of each phase
+    report.html       the result for reading, in one file; report.md with figures/ has less of it
     model/            the small network, for `jaxprune.load`
     state/            what resuming needs
 """
@@ -15,7 +17,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ from jaxprune.errors import UserError
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+REPORT = "report.json"
+TIMINGS = "timings.json"
 STATE = "state"
 
 
@@ -86,6 +92,25 @@ class RunFolder:
     def metrics(self, phase: str) -> list[dict[str, Any]]:
         """The lines of a phase, in order."""
         return [line for line in self._metrics.lines if line["phase"] == phase]
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the seconds that a with statement takes to those of a phase.
+
+        An attempt that is interrupted counts; one that is killed does not.
+        """
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            before = self.seconds()
+            passed = time.monotonic() - begin
+            write_json(self.path / TIMINGS, {**before, phase: before.get(phase, 0.0) + passed})
+
+    def seconds(self) -> dict[str, float]:
+        """What `timed` has measured so far: {phase: seconds}."""
+        path = self.path / TIMINGS
+        return read_json(path) if path.exists() else {}
 
     def _state(self, name: str) -> Path:
         return self.path / STATE / name
@@ -158,10 +183,15 @@ def reopen(path: Path) -> RunFolder:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps(value, indent=2) + "\n")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:
@@ -180,6 +210,27 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is missing or damaged: {error}") from error
 
 
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; none where there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    lines = _whole_lines(path)
+    try:
+        return [json.loads(line) for line in lines.splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file without the half line that a killed process may leave at its end."""
+    if not path.exists():
+        return b""
+    whole, newline, _ = path.read_bytes().rpartition(b"\n")
+    return whole + newline
+
+
 def _take_lock(path: Path) -> int:
     """Locks the run; the system releases the lock when the process ends, however it ends."""
     lock = os.open(path / STATE / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -195,16 +246,10 @@ class _Metrics:
     """metrics.jsonl: appended line by line, each step of each phase once."""
 
     def __init__(self, path: Path):
-        self.lines: list[dict[str, Any]] = []
-        whole = b""
-        if path.exists():
-            # A killed process may leave half a line at the end.
-            whole, newline, _ = path.read_bytes().rpartition(b"\n")
-            whole += newline
-            self.lines = [json.loads(line) for line in whole.splitlines()]
+        self.lines = metrics(path)
         self._seen = {(line["phase"], line["step"]) for line in self.lines}
         self._path = path
-        self._size = len(whole)
+        self._size = len(_whole_lines(path))
         self._file: Any = None
 
     def add(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:

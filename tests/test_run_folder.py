@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
+from jaxprune import run_folder as folder
 from jaxprune.errors import UserError
-from jaxprune.run import folder
 
 SETTINGS = {"method": "random", "search": {}}
 
@@ -29,6 +31,22 @@ def test_results_are_kept_from_one_process_to_the_next(tmp_path):
         assert not run.has("nothing")
         np.testing.assert_array_equal(run.load("weights")["x"], [0, 1, 2])
         assert run.load_json("numbers") == {"y": 1.5}
+
+
+def test_the_seconds_of_a_phase_add_up_over_its_attempts(tmp_path):
+    with folder.create(tmp_path / "run", SETTINGS) as run:
+        with suppress(KeyboardInterrupt), run.timed("search"):
+            time.sleep(0.02)
+            raise KeyboardInterrupt
+        first = run.seconds()["search"]
+        assert 0.02 <= first < 0.5
+    with folder.reopen(tmp_path / "run") as run:
+        with run.timed("search"):
+            time.sleep(0.03)
+        with run.timed("evaluate"):
+            pass
+        assert first + 0.03 <= run.seconds()["search"] < first + 0.5
+        assert list(run.seconds()) == ["search", "evaluate"]
 
 
 def test_a_run_is_not_begun_twice(tmp_path):
@@ -75,8 +93,8 @@ def test_damaged_settings_are_recognised(tmp_path):
 
 def test_a_second_process_is_refused(tmp_path):
     reopen = (
-        "import sys; from pathlib import Path; from jaxprune.run import folder\n"
-        "folder.reopen(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from jaxprune import run_folder\n"
+        "run_folder.reopen(Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", reopen, str(tmp_path / "run")]
     with folder.create(tmp_path / "run", SETTINGS):
