@@ -3,14 +3,18 @@
 import dataclasses
 import json
 import platform
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from jaxprune.errors import UserError
+
+PROGRAM = "python -m jaxprune.run"
 
 DEFAULT_MODELS: dict[str, str] = {
     "digits": "cnn",
@@ -222,6 +226,7 @@ def versions() -> dict[str, str]:
         "jaxprune": jaxprune.__version__,
         "jax": jax.__version__,
         "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("flax", "optax", "numpy")},
     }
 
 
@@ -243,6 +248,42 @@ def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, A
         return _build(RunConfig, fields), _build(search_type, settings["search"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"config.json belongs to another version of jaxprune: {error}") from error
+
+
+def command(settings: dict[str, Any], search_type: type) -> str:
+    """What to type to compute the same again: all settings that differ from their defaults.
+
+    Args:
+        settings: The content of config.json.
+        search_type: The `Config` of the method.
+
+    Returns:
+        One line for a shell, without places such as --out.
+
+    Raises:
+        UserError: A setting is unknown: another version wrote it.
+    """
+    run, search = from_json(settings, search_type)
+    words = [
+        *("--method", run.method),
+        *_options("--", run, RunConfig(method=run.method)),
+        *_options("--search.", search, search_type()),
+    ]
+    return f"{PROGRAM} {shlex.join(words)}"
+
+
+def _options(prefix: str, given: Any, default: Any) -> list[str]:
+    words: list[str] = []
+    for field in dataclasses.fields(given):
+        value = getattr(given, field.name)
+        if value == getattr(default, field.name):
+            continue
+        words.append(prefix + field.name.replace("_", "-"))
+        if isinstance(value, tuple):
+            words.extend(map(str, value))
+        elif not isinstance(value, bool):  # a switch, off by default, takes no value
+            words.append(str(value))
+    return words
 
 
 def difference(stored: dict[str, Any], given: dict[str, Any]) -> str | None:

@@ -11,11 +11,9 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from jaxprune import methods
-from jaxprune.config import RunConfig, difference, from_json, to_json
+from jaxprune.config import PROGRAM, RunConfig, difference, from_json, to_json
 from jaxprune.errors import UserError
 from jaxprune.run_folder import read_config
-
-PROGRAM = "python -m jaxprune.run"
 
 DESCRIPTION = """\
 Train a network, search filters to remove, fine-tune what is left, and report.

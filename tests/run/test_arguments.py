@@ -1,6 +1,7 @@
 """The command line: options of each method, defaults of a resumed run, help that reads well."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxprune import methods, run_folder
-from jaxprune.config import RunConfig, to_json
+from jaxprune.config import PROGRAM, RunConfig, command, to_json
 from jaxprune.errors import UserError
 from jaxprune.run import arguments
 
@@ -39,6 +40,29 @@ def test_unknown_method_is_refused_with_the_valid_ones():
         match="unknown method 'x'; the methods are: mcts, crl, acnn, amc, cacp, magnitude, random",
     ):
         arguments.parse(["--method", "x"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--method", "mcts"],
+        ["--method", "mcts", "--search.baseline", "0.5", "--examples", "300", "--model", "vgg11"],
+        ["--method", "acnn", "--search.unbounded", "--search.beta", "0.5"],
+        [
+            *("--method", "crl", "--cost", "params", "my costs:energy", "--budget", "30%", "=2e5"),
+            *("--prune-inputs", "--seed", "7", "--search.finetune-schedule", "0", "4"),
+        ],
+    ],
+)
+def test_a_run_can_be_typed_again(words):
+    parsed = arguments.parse(words)
+    settings = {**to_json(parsed.run, parsed.search), "versions": {"jax": "0.1"}}
+    line = command(settings, type(parsed.search))
+    assert line.startswith(PROGRAM)
+    typed = shlex.split(line.removeprefix(PROGRAM))
+    assert len(typed) == len(words)  # what is at its default is left out
+    again = arguments.parse(typed)
+    assert again == parsed
 
 
 @pytest.fixture
