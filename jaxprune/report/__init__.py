@@ -1,64 +1,61 @@
-"""The report of a run: report.md and its figures."""
+"""The report of a run: report.html for people, report.md with figures for repositories."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxprune.problem import Archive
-from jaxprune.report import figures
-from jaxprune.report.text import cost_axis, report_text
+from jaxprune.report import curves, figures
+from jaxprune.report.comparison import comparison
+from jaxprune.report.contents import Contents, of_run
+from jaxprune.report.page import page
+from jaxprune.report.text import report_text
+from jaxprune.report.wording import cost_axis, cost_name
+from jaxprune.run_folder import write_text
 
-__all__ = ["figures", "report_text", "write_report"]
-
-Point = tuple[float, float]
-"""(relative cost as `Problem.cost` has it, accuracy in [0, 1])."""
+__all__ = ["Contents", "comparison", "of_run", "page", "report_text", "write_report"]
 
 
-def write_report(
-    folder: Path,
-    result: Mapping[str, Any],
-    *,
-    archive: Archive,
-    metrics: Sequence[Mapping[str, Any]],
-    dense_widths: Mapping[str, int],
-    points: Mapping[str, Point],
-    budget: float,
-) -> None:
-    """Writes report.md and figures/ into the folder of a run.
+def html(runs: Sequence[Contents]) -> str:
+    """One HTML document: the report of a run, or the comparison of several."""
+    return page(runs[0]) if len(runs) == 1 else comparison(runs)
+
+
+def write_report(folder: Path, run: Contents) -> None:
+    """Writes report.html, report.md and figures/ into the folder of a run.
 
     Args:
         folder: The run's folder.
-        result: The content of result.json.
-        archive: All candidates that the search evaluated.
-        metrics: What the search said after each iteration: dicts with "candidates".
-        dense_widths: {group: channels of the dense network}.
-        points: {"dense", "pruned" and each baseline: cost and validation accuracy before
-            fine-tuning}.
-        budget: The relative cost that the search allowed, as `Problem.budget`.
+        run: What is known of it; the network and the candidates must be.
     """
+    assert run.network is not None
+    assert run.archive is not None
     (folder / "figures").mkdir(exist_ok=True)
+    result, archive = run.result, run.archive
     drawn = {
-        "widths": figures.widths(dense_widths, result["pruned"]["widths"]),
+        "widths": figures.widths(run.network.widths, result["pruned"]["widths"]),
         "candidates": figures.candidates(
             archive.cost,
             archive.validation,
-            points,
-            budget=budget,
+            run.points,
+            budget=run.budget,
             cost_name=cost_axis(result["budgets"]),
         ),
         "progress": figures.progress(
             archive.validation,
-            np.asarray(archive.cost) <= budget,
-            points,
-            rounds=[int(line["candidates"]) for line in metrics],
+            np.asarray(archive.cost) <= run.budget,
+            run.points,
+            rounds=[int(line["candidates"]) for line in run.metrics],
         ),
     }
-    if metrics and "multiplier" in metrics[0]:
-        drawn["learning"] = figures.constrained_learning(
-            metrics, [budget["cost"] for budget in result["budgets"]], list(dense_widths)
-        )
+    learned = curves.graphs(
+        run.metrics,
+        [cost_name(row["cost"]) for row in result["budgets"]],
+        list(run.network.widths),
+    )
+    if learned:
+        drawn["learning"] = figures.learning(learned)
     for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.png", dpi=144)
-    (folder / "report.md").write_text(report_text(result, dense_widths, list(drawn)))
+    (folder / "report.md").write_text(report_text(result, run.network.widths, list(drawn)))
+    write_text(folder / "report.html", page(run))

@@ -3,16 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-LABELS = {
-    "dense": "dense",
-    "pruned": "**{method}**",
-    "uniform_l1": "uniform L1",
-    "global_l1": "global L1",
-    "random": "random",
-    "uniform": "uniform, same criterion",
-}
-
-COSTS = {"macs": "multiply-adds", "params": "parameters", "neurons": "neurons"}
+from jaxprune.report import wording
+from jaxprune.report.wording import COSTS, NETWORKS
 
 
 def report_text(
@@ -30,9 +22,9 @@ def report_text(
     change = 100 * (pruned["test_accuracy"] - dense["test_accuracy"])
     sections = [
         f"# {result['model']} on {result['dataset']}, pruned by {result['method']}",
-        "; ".join(map(_budget, result["budgets"])) + ". The network has "
+        "; ".join(map(wording.budget, result["budgets"])) + ". The network has "
         f"{pruned['params'] / dense['params']:.1%} of the parameters. The test accuracy is "
-        f"{pruned['test_accuracy']:.2%}, {_points(change)} the dense network's "
+        f"{pruned['test_accuracy']:.2%}, {wording.points(change)} the dense network's "
         f"{dense['test_accuracy']:.2%}."
         + ("" if result["feasible"] else " **The budget is not met.**"),
         _results(result),
@@ -74,11 +66,7 @@ def report_text(
         ),
         "![Accuracy against cost of all candidates](figures/candidates.png)",
         "![The best candidate so far](figures/progress.png)",
-        *(
-            ["![Reward, cost, multiplier and mean action](figures/learning.png)"]
-            if "learning" in figures
-            else []
-        ),
+        *(["![How the search learned](figures/learning.png)"] if "learning" in figures else []),
         "## The small network",
         "`model/` holds it: `network = jaxprune.load(folder)` gives it back without the code that "
         "made it, and `network(network.params, x)` computes its logits. Its outputs before "
@@ -86,31 +74,6 @@ def report_text(
         f"most {result['compact_max_abs_difference']:.1e}.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def cost_axis(budgets: Sequence[Mapping[str, Any]]) -> str:
-    """What the relative cost of a search is, in words."""
-    if len(budgets) > 1:
-        return "cost as a fraction of its limit, of the tightest budget"
-    name = budgets[0]["cost"]
-    return f"{COSTS.get(name, name)} left, as a fraction of the dense network's"
-
-
-def _budget(budget: Mapping[str, Any]) -> str:
-    """What remains of a cost and how much was allowed."""
-    name = COSTS.get(budget["cost"], budget["cost"])
-    if budget["amount"] is None:
-        return f"{budget['share']:.1%} of the {name} remain ({budget['limit']:.1%} were allowed)"
-    unit = budget["unit"] or name
-    what = "" if unit == name else f" {name}"
-    return (
-        f"{_amount(budget['pruned'])} {unit}{what} remain ({_amount(budget['amount'])} {unit} "
-        f"were allowed, the dense network has {_amount(budget['dense'])})"
-    )
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _results(result: Mapping[str, Any]) -> str:
@@ -126,7 +89,7 @@ def _results(result: Mapping[str, Any]) -> str:
         ),
         [
             (
-                LABELS[name].format(method=result["method"]),
+                NETWORKS.get(name, f"**{result['method']}**"),
                 f"{row['test_accuracy']:.2%}",
                 _percent(row.get("test_accuracy_before_finetuning")),
                 _percent(row.get("val_accuracy_before_finetuning")),
@@ -140,13 +103,6 @@ def _results(result: Mapping[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
-
-
-def _points(change: float) -> str:
-    """A difference in percentage points, as words before "the dense network's"."""
-    if abs(change) < 0.005:
-        return "the same as"
-    return f"{abs(change):.2f} points {'above' if change > 0 else 'below'}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -20,12 +20,11 @@ from jaxprune import costs, data, export, importance, training
 from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.problem import Archive, Problem
-from jaxprune.report import write_report
+from jaxprune.report import architecture, contents, write_report
 from jaxprune.run import finalists, measuring
 from jaxprune.run.display import Display
-
 from jaxprune.run.job import Job, latency_input, pose
-from jaxprune.run_folder import RESULT, RunFolder, write_json
+from jaxprune.run_folder import REPORT, RESULT, RunFolder, write_json
 
 T = TypeVar("T")
 
@@ -52,13 +51,16 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     Raises:
         RuntimeError: A compact network differs from its masked one: a bug, nothing is reported.
     """
-    variables = _pretrain(job, folder, display)
+    with folder.timed("pretrain"):
+        variables = _pretrain(job, folder, display)
     known = folder.load_json("known_costs") if folder.has("known_costs") else {}
     problem = pose(job, variables, known)
-    answer = _search(job, problem, folder, display)
+    with folder.timed("search"):
+        answer = _search(job, problem, folder, display)
     archive = Archive(**answer["archive"])
     found = answer.get("variables", variables)  # the weights that the search found its masks with
-    tuned = finalists.choose(job, problem, found, archive, folder, display)
+    with folder.timed("semifinal"):
+        tuned = finalists.choose(job, problem, found, archive, folder, display)
     baselines = _baselines(job, problem, variables)
     masks = {**tuned, **baselines}
     weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
@@ -67,33 +69,45 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
         for name, mask in masks.items()
     }
     differences = _verify(job, weights, networks, folder)
-    trained = _finetune(job, weights, networks, folder, display)
-    measured = measuring.measure(problem, networks, trained, folder, display)
-    winner = _winner(job, problem, networks, trained, measured)
-    masks, networks = _with_winner(masks, winner), _with_winner(networks, winner)
-    weights = _with_winner(weights, winner)
-    trained, differences = _with_winner(trained, winner), _with_winner(differences, winner)
-    budgets = [
-        measuring.budget_row(job, budget, measured, masks["pruned"], winner)
-        for budget in problem.budgets
-    ]
-    result = _evaluate(
-        job, variables, weights, networks, trained, answer, budgets, differences, folder, display
-    )
+    with folder.timed("finetune"):
+        trained = _finetune(job, weights, networks, folder, display)
+    with folder.timed("evaluate"):
+        measured = measuring.measure(problem, networks, trained, folder, display)
+        winner = _winner(job, problem, networks, trained, measured)
+        masks, networks = _with_winner(masks, winner), _with_winner(networks, winner)
+        weights = _with_winner(weights, winner)
+        trained, differences = _with_winner(trained, winner), _with_winner(differences, winner)
+        budgets = [
+            measuring.budget_row(job, budget, measured, masks["pruned"], winner)
+            for budget in problem.budgets
+        ]
+        result = _evaluate(
+            job,
+            variables,
+            weights,
+            networks,
+            trained,
+            answer,
+            budgets,
+            differences,
+            folder,
+            display,
+        )
 
     display.begin("report")
     _export(job, dataclasses.replace(networks["pruned"], params=trained["pruned"]), folder)
-    write_report(
-        folder.path,
-        result,
-        archive=archive,
-        metrics=folder.metrics("search"),
-        dense_widths={group.name: group.size for group in job.structure.groups},
-        points=_points(job, problem, masks),
-        budget=problem.budget,
+    images = job.dataset.train.images.shape[1:]
+    write_json(
+        folder.path / REPORT,
+        {
+            "budget": problem.budget,
+            "points": _points(job, problem, masks, answer),
+            **architecture.to_json(architecture.describe(job.structure, masks["pruned"], images)),
+        },
     )
+    write_report(folder.path, contents.of_result(folder.path, result))
     write_json(folder.path / RESULT, result)
-    display.end(f"{folder.path / 'report.md'}")
+    display.end(f"{folder.path / 'report.html'}")
     return result
 
 
@@ -439,17 +453,24 @@ def _costs(structure: Structure, masks: Any) -> dict[str, int]:
     return {name: costs.exact(structure, masks, name) for name in ("params", "macs", "neurons")}
 
 
-def _points(job: Job, problem: Problem, masks: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def _points(
+    job: Job, problem: Problem, masks: dict[str, Any], answer: dict[str, Any]
+) -> dict[str, tuple[float, float]]:
     """(cost, validation accuracy) of dense network and candidates, on the images of the search."""
-    flat = jnp.stack(
-        [job.structure.flatten(job.structure.full_masks())]
-        + [jnp.asarray(job.structure.flatten(mask), jnp.float32) for mask in masks.values()]
-    )
-    accuracies = np.asarray(problem.validate(flat).accuracy)
-    relative = candidates.relative_costs(problem, flat)
+    flat = {
+        "dense": job.structure.flatten(job.structure.full_masks()),
+        **{name: np.asarray(job.structure.flatten(mask)) for name, mask in masks.items()},
+    }
+    stacked = jnp.asarray(np.stack(list(flat.values())), jnp.float32)
+    accuracies = np.asarray(problem.validate(stacked).accuracy)
+    relative = candidates.relative_costs(problem, stacked)
+    if "variables" in answer and problem.trainer is not None:
+        # The answer's mask was found with weights of the search's own.
+        own = problem.trainer.validate(answer["variables"], stacked)
+        accuracies = np.where(np.array(list(flat)) == "pruned", own.accuracy, accuracies)
     return {
         name: (float(cost), float(accuracy))
-        for name, cost, accuracy in zip(["dense", *masks], relative, accuracies, strict=True)
+        for name, cost, accuracy in zip(flat, relative, accuracies, strict=True)
     }
 
 

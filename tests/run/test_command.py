@@ -117,8 +117,11 @@ def test_report_and_settings_are_written(finished):
     text = (finished / "report.md").read_text()
     assert text.startswith("# lenet300 on digits, pruned by mcts\n")
     assert {path.name for path in (finished / "figures").iterdir()} == {
-        *("widths.png", "candidates.png", "progress.png")
+        *("widths.png", "candidates.png", "progress.png", "learning.png")
     }
+    page = (finished / "report.html").read_text()
+    assert "<h1>lenet300 on digits, pruned by mcts</h1>" in page
+    assert "Visits of each group" in page
     assert read(finished / "config.json")["search"]["games"] == 2
 
 

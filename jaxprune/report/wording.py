@@ -1,0 +1,83 @@
+"""Numbers and names of a result in words, for every form of the report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COSTS = {"macs": "multiply-adds", "params": "parameters", "neurons": "neurons"}
+"""{cost that every row of a result has: its name in words}."""
+
+NETWORKS = {
+    "dense": "dense",
+    "uniform_l1": "uniform L1",
+    "global_l1": "global L1",
+    "random": "random",
+    "uniform": "uniform, same criterion",
+}
+"""{row of a result: what it is called}; the answer is called by its method."""
+
+METHODS = {
+    "mcts": "Monte Carlo tree search",
+    "crl": "constrained reinforcement learning, PPO-Lagrangian",
+    "acnn": "deep deterministic policy gradients, ACNN",
+    "amc": "deep deterministic policy gradients, AMC",
+    "cacp": "deep deterministic policy gradients, CACP",
+    "magnitude": "magnitude pruning",
+    "random": "random pruning",
+    "l0": "L0 regularization",
+    "autoprune": "AutoPrune",
+    "group_lasso": "group lasso",
+    "cges": "combined group and exclusive sparsity",
+}
+"""{method: its name in words}."""
+
+
+def cost_name(cost: str) -> str:
+    """A cost in words; one of the user's own by its name."""
+    return COSTS.get(cost, cost)
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A part of one in percent."""
+    return f"{value:.{digits}%}"
+
+
+def amount(value: float) -> str:
+    """A whole number with separators, another one with four digits."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
+
+
+def points(change: float) -> str:
+    """A difference in percentage points, as words before "the dense network's"."""
+    if abs(change) < 0.005:
+        return "the same as"
+    return f"{abs(change):.2f} points {'above' if change > 0 else 'below'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def budget(row: Mapping[str, Any]) -> str:
+    """What remains of a cost and how much was allowed, from an entry of result["budgets"]."""
+    name = cost_name(row["cost"])
+    if row["amount"] is None:
+        return f"{row['share']:.1%} of the {name} remain ({row['limit']:.1%} were allowed)"
+    unit = row["unit"] or name
+    what = "" if unit == name else f" {name}"
+    return (
+        f"{amount(row['pruned'])} {unit}{what} remain ({amount(row['amount'])} {unit} "
+        f"were allowed, the dense network has {amount(row['dense'])})"
+    )
+
+
+def cost_axis(budgets: Sequence[Mapping[str, Any]]) -> str:
+    """What the relative cost of a search is, in words."""
+    if len(budgets) > 1:
+        return "cost as a fraction of its limit, of the tightest budget"
+    return f"{cost_name(budgets[0]['cost'])} left, as a fraction of the dense network's"
