@@ -1,5 +1,6 @@
 """The report of one run as an HTML page."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ def page(run: Contents) -> str:
         "run.html",
         title=f"{result['model']} on {result['dataset']}, pruned by {result['method']}",
         run=run,
+        quoted=json.dumps(run.name, ensure_ascii=False),
         result=result,
         asked=_asked(run),
         change=wording.points(

@@ -173,6 +173,12 @@ def test_strings_of_the_user_are_shown_and_not_obeyed(runs):
     assert text_of(parsed(page)).count(harm) > 10
 
 
+@pytest.mark.parametrize("command", ["run --a 1 --b '  --c'", "run"])
+def test_the_command_can_be_copied(runs, command):
+    tree = parsed(report.page(report.of_run(runs[0])._replace(command=command)))
+    assert next("".join(pre.itertext()) for pre in tree.iter("pre")) == command
+
+
 def test_a_missed_budget_is_said(runs):
     found = report.of_run(runs[0])
     page = report.page(found._replace(result={**found.result, "feasible": False}))
