@@ -165,7 +165,7 @@ _RESULT = {
     ],
     "dense": _NETWORK,
     "pruned": _PRUNED,
-    "baselines": dict.fromkeys(("uniform_l1", "global_l1", "random"), _PRUNED),
+    "baselines": {"uniform_l1": _PRUNED, "global_l1": _PRUNED, "random": _PRUNED, ...: _PRUNED},
     "search": {
         "seconds": float,
         "candidates": int,
@@ -176,7 +176,7 @@ _RESULT = {
     },
     "compact_max_abs_difference": float,
 }
-"""What a report shows of result.json."""
+"""What a report shows of result.json; the kind under ... is that of all other entries."""
 
 
 def _lacking(value: Any, kind: Any) -> str:
@@ -184,7 +184,11 @@ def _lacking(value: Any, kind: Any) -> str:
     if isinstance(kind, dict):
         if not isinstance(value, Mapping):
             return "."
-        places = ((f".{name}", value.get(name), inner) for name, inner in kind.items())
+        named = {name: inner for name, inner in kind.items() if name is not ...}
+        others = dict.fromkeys(value, kind[...]) if ... in kind else {}
+        places = (
+            (f".{name}", value.get(name), inner) for name, inner in {**others, **named}.items()
+        )
     elif isinstance(kind, list):
         if not isinstance(value, list) or not value:
             return "."

@@ -216,11 +216,11 @@ def test_letters_stand_out_from_the_paper_in_light_and_dark(page):
         schemes,
         [
             *itertools.product(("paper", "panel"), ("ink", "soft", "good", "bad", "accent")),
-            *itertools.product(("paper",), ("star", "blue", "purple", "grey")),
+            *itertools.product(("paper",), ("star", "blue", "purple", "grey", "green")),
         ],
     ):
         lower, upper = sorted(luminance(colours[which]) for which in (paper, name))
-        least = 3 if name in ("star", "blue", "purple", "grey") else 4.5
+        least = 3 if name in ("star", "blue", "purple", "grey", "green") else 4.5
         assert (upper + 0.05) / (lower + 0.05) >= least, (name, colours[name], paper)
 
 
@@ -257,6 +257,18 @@ def test_runs_stand_side_by_side(runs, tmp_path, capsys):
         "Test accuracy against cost of all answers",
         "Pareto fronts of the candidates of all runs",
     ]
+
+
+def test_a_baseline_of_the_runs_own_criterion_is_shown(runs):
+    first, second = map(report.of_run, runs)
+    baselines = first.result["baselines"]
+    search = {**first.result["search"], "importance": "taylor"}
+    more = {**baselines, "uniform": baselines["uniform_l1"]}
+    first = first._replace(result={**first.result, "baselines": more, "search": search})
+    tree = parsed(report.page(first))
+    assert table(tree, "networks")[-1][0] == "uniform, same criterion"
+    assert "s own criterion, taylor" in text_of(tree)
+    assert "uniform, same criterion" in report.html([first, second])
 
 
 def test_runs_of_other_networks_are_only_in_the_table(runs):
@@ -303,6 +315,9 @@ def spoil(copy, name):
     elif name == "no accuracy":
         del result["pruned"]["test_accuracy"]
         (copy / "result.json").write_text(json.dumps(result))
+    elif name == "no width":
+        result["baselines"]["uniform"] = {**result["baselines"]["random"], "widths": None}
+        (copy / "result.json").write_text(json.dumps(result))
     elif name == "no budget":
         (copy / "result.json").write_text(json.dumps({**result, "budgets": []}))
     elif name == "metrics":
@@ -324,6 +339,7 @@ def spoil(copy, name):
         ("no result", ["is not finished", "python -m jaxprune.run --resume --out"]),
         ("half a result", ["result.json is missing or damaged"]),
         ("no accuracy", ["pruned.test_accuracy is missing"]),
+        ("no width", ["baselines.uniform.widths is missing or of the wrong kind"]),
         ("no budget", ["budgets is missing"]),
         ("metrics", ["metrics.jsonl is damaged"]),
         ("metrics without phase", ["damaged", "KeyError", "phase"]),
