@@ -210,7 +210,7 @@ def verdict(case: str) -> str:
     if "acnn" not in losses:
         return f"ACNN: {NOT_RUN}."
     lowest = min(losses, key=lambda method: losses[method])
-    reached = "at most" if losses["acnn"] <= paper / 2 else "more than"
+    reached = "at most" if round(losses["acnn"], 2) <= paper / 2 else "more than"
     return (
         f"At NCR {ncr:.2f} or more, ACNN loses {losses['acnn']:.2f} points here and {paper:.2f} in "
         f"the paper: {reached} half of it. Of what was run, {lowest} loses least, "
