@@ -142,8 +142,8 @@ CONFLICTS = (
     'On MNIST ACNN is said to remove "16 neurons more than AMC"; the layers differ by 15.',
     "On Fashion-MNIST the text gives ACNN an NCR of 3.75, Tables 3, 4 and 7 give 4.92, and "
     '"75 neurons more than AutoPrune" is 149.',
-    'On Fashion-MNIST ACNN is said to take "only one-tenth of the time of AMC"; by Table 4 it takes '
-    "an eighth.",
+    'On Fashion-MNIST ACNN is said to take "only one-tenth of the time of AMC"; by Table 4 it '
+    "takes an eighth.",
     'On CIFAR-10 "57 more neurons compressed than AutoPrune" is 64.',
     'The sparsity of the agent\'s networks "reaches 50%" in the text and 96 % in Table 2.',
     "L0's layers on MNIST, 266-88-33, are those that Louizos et al. (ICLR 2018) published with an "
