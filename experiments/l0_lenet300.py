@@ -5,11 +5,13 @@
     python experiments/l0_lenet300.py                                        # the page alone
 
 Louizos, Welling and Kingma (ICLR 2018) prune LeNet-300-100 with its input pixels to 219-214-100
-(one strength for all layers) and to 266-88-33 (one for each). Here the budget is as many parameters
-as those networks have, since their penalty counts weights; how many neurons of which layer make
-them up is left to the gates. `short` is the tool's default training, `long` has the paper's 200
-epochs and its rate of the gates. The paper does not fine-tune, so that its error is to be compared
-with the one before fine-tuning. Writes `experiments/results/l0_lenet300.md`.
+(one strength for all layers) and to 266-88-33 (one for each). Here the budget is as many neurons as
+those networks have, or as many parameters; which ones they are is left to the gates. Neither is the
+paper's penalty: for each gate it takes the weights that leave it in the dense network, which is
+linear in the gates as neurons are, and weighs layers as parameters do. `short` is the tool's
+default training, `long` has the paper's 200 epochs and its rate of the gates. The paper does not
+fine-tune, so that its error is to be compared with the one before fine-tuning. Writes
+`experiments/results/l0_lenet300.md`.
 """
 
 from itertools import pairwise
@@ -41,10 +43,12 @@ PUBLISHED = {
 }
 """Recalled, not read again in the paper; RigL (Evci et al., ICML 2020) confirms 266-88-33."""
 
-LENGTHS = {
-    "short": (),
-    "long": ("--search.epochs", "200", "--search.gate-learning-rate", "1e-3"),
+TRAININGS = {
+    "short, neurons": ("neurons", ()),
+    "short, params": ("params", ()),
+    "long, neurons": ("neurons", ("--search.epochs", "200", "--search.gate-learning-rate", "1e-3")),
 }
+"""{name: what the budget limits, and further options}."""
 
 
 def parameters(layers: tuple[int, ...]) -> int:
@@ -52,22 +56,24 @@ def parameters(layers: tuple[int, ...]) -> int:
     return sum((before + 1) * after for before, after in pairwise((*layers, OUTPUTS)))
 
 
-def row(name: str, length: str, seed: int) -> Row:
+def row(name: str, training: str, seed: int) -> Row:
     """The run at one published size."""
     layers = PUBLISHED[name].layers
+    cost, options = TRAININGS[training]
+    allowed = sum(layers) if cost == "neurons" else parameters(layers)
     words = (
         *("--method", "l0", "--dataset", "mnist", "--model", "lenet300", "--prune-inputs"),
-        *("--cost", "params", "--budget", f"={parameters(layers)}", "--seed", str(seed)),
-        *LENGTHS[length],
+        *("--cost", cost, "--budget", f"={allowed}", "--seed", str(seed), *options),
     )
-    return Row("-".join([*map(str, layers), length, str(seed)]), words)
+    length = training.split(",")[0]
+    return Row("-".join([*map(str, layers), length, cost, str(seed)]), words)
 
 
-def line(name: str, length: str) -> list[str]:
+def line(name: str, training: str) -> list[str]:
     """A row of the table."""
     published = PUBLISHED[name]
-    quoted = [name, "-".join(map(str, published.layers)), published.error, length]
-    results = [found for seed in SEEDS if (found := read(row(name, length, seed), OUT))]
+    quoted = [name, "-".join(map(str, published.layers)), published.error, training]
+    results = [found for seed in SEEDS if (found := read(row(name, training, seed), OUT))]
     if not results:
         return [*quoted, "0", *[NOT_RUN] * (len(HEADER) - 5)]
     columns = zip(*(result["pruned"]["widths"].values() for result in results), strict=True)
@@ -75,6 +81,7 @@ def line(name: str, length: str) -> list[str]:
         *quoted,
         str(len(results)),
         "-".join(f"{mean(column):.0f}" for column in columns),
+        spread(result["pruned"]["params"] / 1e3 for result in results),
         spread(100 * (1 - r["pruned"]["test_accuracy_before_finetuning"]) for r in results),
         spread(100 * (1 - r["pruned"]["test_accuracy"]) for r in results),
         spread((r["search"]["seconds"] for r in results), 0),
@@ -85,9 +92,10 @@ HEADER = (
     "published with",
     "layers",
     "error, %",
-    "training here",
+    "training here, budget",
     "seeds",
     "layers here",
+    "thousand parameters",
     "error here, %",
     "fine-tuned, %",
     "seconds",
@@ -95,20 +103,24 @@ HEADER = (
 
 if __name__ == "__main__":
     options = parser(__doc__).parse_args()
-    rows = [row(name, length, seed) for length in LENGTHS for name in PUBLISHED for seed in SEEDS]
+    rows = [row(name, training, s) for s in SEEDS for training in TRAININGS for name in PUBLISHED]
     main(rows, OUT, options)
     if not options.list:
+        counts = [f"{parameters(published.layers):,}" for published in PUBLISHED.values()]
         text = "\n".join(
             [
                 "# L0 on LeNet-300-100",
                 "",
-                "Errors of the test images; here at most as many parameters as the published",
-                "network has, mean and sample deviation over the seeds. The published errors are",
-                "recalled and were not read again in the paper.",
+                "Errors of the test images; here at most as many neurons or parameters as the",
+                f"published networks have ({' and '.join(counts)} parameters), mean and sample",
+                "deviation over the seeds. The published errors are recalled and were not read",
+                "again in the paper.",
                 f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
                 "`python experiments/l0_lenet300.py`; every row's command is in its file.",
                 "",
-                table(HEADER, [line(name, length) for length in LENGTHS for name in PUBLISHED]),
+                table(
+                    HEADER, [line(name, training) for training in TRAININGS for name in PUBLISHED]
+                ),
                 "",
             ]
         )

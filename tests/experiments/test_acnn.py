@@ -120,7 +120,7 @@ def test_every_row_is_a_command_that_the_tool_takes():
         *(
             l0_lenet300.row(name, n, 0)
             for name in l0_lenet300.PUBLISHED
-            for n in l0_lenet300.LENGTHS
+            for n in l0_lenet300.TRAININGS
         ),
     ]
     for row in commands:
