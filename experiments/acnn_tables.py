@@ -36,14 +36,26 @@ CURVE_SEEDS = (0,)
 OTHER_NCRS = (2.0, 6.0, 10.0, 16.0)
 """Besides the paper's: what the curves are made of."""
 
-AGENTS = ("acnn", "amc", "cacp")
+RECONSTRUCTION = ("acnn_reconstruction", "amc_reconstruction")
+"""Agents that remove first what the other neurons of a layer can replace best, not by L1 norm."""
+
+AGENTS = ("acnn", "amc", "cacp", *RECONSTRUCTION)
 SPARSE_TRAINING = ("cges", "l0", "autoprune", "group_lasso")
 METHODS = (*AGENTS, *SPARSE_TRAINING)
-BASELINES = ("uniform_l1", "global_l1", "random")
+BASELINES = {
+    "uniform_l1": ("uniform_l1", METHODS),
+    "global_l1": ("global_l1", METHODS),
+    "random": ("random", METHODS),
+    "uniform_reconstruction": ("uniform", RECONSTRUCTION),
+}
+"""{baseline: its name in a result, and the methods whose results have it}."""
+
 COLOURS = {
     "acnn": "#d9480f",
     "amc": "#0b7285",
     "cacp": "#74b816",
+    "acnn_reconstruction": "#f783ac",
+    "amc_reconstruction": "#3bc9db",
     "cges": "#ae3ec9",
     "l0": "#1f2933",
     "autoprune": "#f59f00",
@@ -51,6 +63,7 @@ COLOURS = {
     "uniform_l1": "#5c7cfa",
     "global_l1": "#9c36b5",
     "random": "#868e96",
+    "uniform_reconstruction": "#748ffc",
 }
 
 
@@ -83,9 +96,12 @@ def row(case: str, method: str, ncr: float, seed: int) -> Row:
     """The run of a method with one seed, with at least this NCR."""
     known = CASES[case]
     words = [
-        *("--method", method, *known.options, "--prune-inputs", "--cost", "neurons"),
+        *("--method", method.removesuffix("_reconstruction"), *known.options, "--prune-inputs"),
+        *("--cost", "neurons"),
         *("--budget", f"={neurons_allowed(known, ncr)}", "--seed", str(seed)),
     ]
+    if method in RECONSTRUCTION:
+        words += ["--importance", "reconstruction"]
     if method == "cacp":  # one agent for all points of the curve
         others = [other for other in (paper_ncr(case), *OTHER_NCRS) if other != ncr]
         words += ["--search.targets", *(f"{1 / other:.3f}" for other in others)]
@@ -95,7 +111,7 @@ def row(case: str, method: str, ncr: float, seed: int) -> Row:
 
 
 def point(case: Case, result: dict[str, Any], network: str) -> Point:
-    """What a run made of "pruned" or of one of `BASELINES`."""
+    """What a run made of the network "pruned", or of a baseline by its name in the result."""
     dense = result["dense"]
     small = result["pruned"] if network == "pruned" else result["baselines"][network]
     layers = tuple(small["widths"].values())
@@ -114,14 +130,14 @@ def runs(case: str, method: str, ncr: float, seeds: tuple[int, ...]) -> list[dic
 
     A baseline's are those of the first method that was run: it is the same beside all of them.
     """
-    methods = METHODS if method in BASELINES else (method,)
+    _, methods = BASELINES.get(method, ("pruned", (method,)))
     found = ([read(row(case, one, ncr, seed), OUT) for one in methods] for seed in seeds)
     return [next(filter(None, of_seed)) for of_seed in found if any(of_seed)]
 
 
 def points(case: str, method: str, ncr: float, seeds: tuple[int, ...]) -> list[Point]:
     """What those runs made of the network."""
-    network = method if method in BASELINES else "pruned"
+    network, _ = BASELINES.get(method, ("pruned", ()))
     return [point(CASES[case], result, network) for result in runs(case, method, ncr, seeds)]
 
 

@@ -105,7 +105,7 @@ def test_what_is_printed_as_flops_is_not_multiply_adds():
 
 def test_every_row_is_a_command_that_the_tool_takes():
     names = [row.name for row in acnn_tables.all_rows(acnn_tables.CURVE_SEEDS)]
-    assert len(set(names)) == len(names) == 3 * 7 * (5 + 4)
+    assert len(set(names)) == len(names) == 3 * 9 * (5 + 4)
     commands = [
         *(
             acnn_tables.row(case, m, 6.0, 1)
@@ -157,6 +157,12 @@ def test_baselines_are_taken_from_whichever_row_was_run(tables):
     (point,) = acnn_tables.points("mnist", "global_l1", ncr, acnn_tables.SEEDS)
     assert point.after == pytest.approx(2.0)
     assert acnn_tables.points("mnist", "acnn", ncr, acnn_tables.SEEDS) == []
+    assert acnn_tables.points("mnist", "uniform_reconstruction", ncr, acnn_tables.SEEDS) == []
+    made = result(3)
+    made["baselines"]["uniform"] = made["pruned"]
+    keep(acnn_tables.row("mnist", "amc_reconstruction", ncr, 3), tables, made)
+    (point,) = acnn_tables.points("mnist", "uniform_reconstruction", ncr, acnn_tables.SEEDS)
+    assert point.after == pytest.approx(1.0)
 
 
 def test_the_verdict_names_the_lowest_and_compares_with_half_of_the_papers(tables):
