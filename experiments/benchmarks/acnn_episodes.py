@@ -409,7 +409,7 @@ def main():
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
     about = {
         "command": " ".join(["python", "experiments/benchmarks/acnn_episodes.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {os.cpu_count()} cores",
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores allowed",
         "threads": torch.get_num_threads(),
         "images": arguments.images,
         "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
