@@ -407,9 +407,10 @@ def main():
     rate = fastest_rate(params, train)
     searched = whole_search(problem)
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    cores = len(os.sched_getaffinity(0))
     about = {
         "command": " ".join(["python", "experiments/benchmarks/acnn_episodes.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores allowed",
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
         "threads": torch.get_num_threads(),
         "images": arguments.images,
         "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
