@@ -25,10 +25,12 @@ class Row(NamedTuple):
     Attributes:
         name: The name of its file; unique in its experiment.
         words: The options of `python -m jaxprune.run`.
+        curves: Whether the metrics of each round of the search are kept too.
     """
 
     name: str
     words: tuple[str, ...]
+    curves: bool = False
 
     @property
     def command(self) -> str:
@@ -53,6 +55,8 @@ def make(row: Row, runs: Path, results: Path) -> None:
     result = json.loads((out / "result.json").read_text())
     versions = json.loads((out / "config.json").read_text())["versions"]
     results.mkdir(parents=True, exist_ok=True)
+    if row.curves:
+        _curves(row, results).write_text("".join(_search_lines(out / "metrics.jsonl")))
     kept.write_text(
         json.dumps({"command": row.command, "versions": versions, **result}, indent=1) + "\n"
     )
@@ -62,6 +66,21 @@ def read(row: Row, results: Path) -> dict[str, Any] | None:
     """The result of a row, or None if it was not run."""
     kept = results / f"{row.name}.json"
     return json.loads(kept.read_text()) if kept.exists() else None
+
+
+def curves(row: Row, results: Path) -> list[dict[str, Any]]:
+    """The metrics of each round of a row's search; none if they were not kept."""
+    kept = _curves(row, results)
+    return [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+
+
+def _curves(row: Row, results: Path) -> Path:
+    return results / f"{row.name}.jsonl"
+
+
+def _search_lines(metrics: Path) -> list[str]:
+    lines = metrics.read_text().splitlines(keepends=True)
+    return [line for line in lines if json.loads(line)["phase"] == "search"]
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:

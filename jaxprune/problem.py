@@ -75,6 +75,9 @@ class Problem(NamedTuple):
       importance: float32 [N], non-negative, larger means keep.
       budgets: each cost that is limited, on its own.
       trainer: what trains candidates, for the methods that do; None where there are no data to.
+      evaluate_steps: [K, T, N] -> `evaluate`'s scores, [K, T], of networks after each step of being
+        pruned group by group: the first group's mask is the same in all T, and what depends on
+        nothing else is computed once. None: they are evaluated one by one.
     """
 
     structure: Structure
@@ -85,6 +88,7 @@ class Problem(NamedTuple):
     importance: Array
     budgets: tuple[Budget, ...] = ()
     trainer: Trainer | None = None
+    evaluate_steps: Callable[[Array], Scores] | None = None
 
     @property
     def traceable(self) -> bool:
@@ -165,6 +169,12 @@ def assemble(
             masked_apply, params, structure.unflatten(masks.astype(jnp.float32)), x, y, chunk=chunk
         )
 
+    def steps(masks: Array) -> Scores:
+        of_steps = dict(structure.unflatten(masks.astype(jnp.float32)))
+        first = structure.groups[0].name
+        of_steps[first] = of_steps[first][:, 0]
+        return evaluate(masked_apply, params, of_steps, *train, chunk=chunk)
+
     cost, limit = _combined(budgets)
     return Problem(
         structure=structure,
@@ -175,6 +185,7 @@ def assemble(
         importance=importance.l1(structure, params) if scores is None else scores,
         budgets=budgets,
         trainer=trainer,
+        evaluate_steps=steps,
     )
 
 

@@ -41,6 +41,22 @@ def test_scores_are_those_of_the_compact_networks(cnn, chunk):
         np.testing.assert_allclose(validation.accuracy[k], right[:9].mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 2, 7])
+def test_steps_of_pruning_score_as_each_network_does_alone(cnn, chunk):
+    network, variables, structure, x, y = cnn
+    final = random_flat_masks(structure, 3)
+    steps = len(structure.groups)
+    undecided = structure.group_index[None, :] > np.arange(steps)[:, None]
+    masks = np.where(undecided, 1, final[:, None])  # [K, T, N]
+    problem = make_problem(network.apply, structure, variables, (x, y), (x[:9], y[:9]), chunk=chunk)
+    together = problem.evaluate_steps(masks)
+    alone = problem.evaluate(masks.reshape(-1, masks.shape[-1]))
+    assert together.accuracy.shape == (3, steps)
+    assert len(np.unique(alone.loss)) == 3 * steps
+    np.testing.assert_allclose(together.accuracy.reshape(-1), alone.accuracy, rtol=1e-6)
+    np.testing.assert_allclose(together.loss.reshape(-1), alone.loss, rtol=1e-5)
+
+
 def test_no_recompile_for_other_masks(cnn):
     network, variables, structure, x, y = cnn
     problem = make_problem(network.apply, structure, variables, (x, y), (x, y))

@@ -3,6 +3,8 @@
 `sizes` is the number of filters of each group; `N` is their sum.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,7 @@ def maximum(sizes: tuple[int, ...], values: Array) -> Array:
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def rank(sizes: tuple[int, ...], values: Array) -> Array:
     """The rank of each value within its group, int32 `[N]`, 0 = smallest; ties by index.
 

@@ -1,11 +1,12 @@
 """A run from the data to the report, in phases whose results are kept.
 
-Each phase keeps its result in the run's folder, the search after every iteration. A run that is
+Each phase keeps its result in the run's folder, the search between its iterations. A run that is
 stopped at any moment, and resumed, computes again only what was not kept, from the same random
 keys, and comes to the same end.
 """
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -163,12 +164,17 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         first = job.method.init(job.search, problem, job.key("search"))
         kept = folder.load("search", like={"state": first, "seconds": 0.0})
         state, seconds = kept["state"], float(kept["seconds"])
-    clock = _Clock(seconds)
+    clock, seldom = _Clock(seconds), _Seldom()
+
+    def keep(state: Any) -> None:
+        folder.save("search", {"state": state, "seconds": clock.seconds()})
 
     def progress(state: Any, metrics: dict[str, Any]) -> None:
         folder.log("search", int(metrics["iteration"]), metrics)
-        folder.save("search", {"state": state, "seconds": clock.seconds()})
-        if not problem.traceable:
+        if problem.traceable:
+            seldom(functools.partial(keep, state))
+        else:  # what was measured would not be measured alike again
+            keep(state)
             folder.save_json("known_costs", measuring.known_costs(problem))
         done = metrics["candidates"] if hasattr(job.search, "candidates") else metrics["iteration"]
         display.step(
@@ -207,6 +213,20 @@ class _Clock:
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._start
+
+
+class _Seldom:
+    """Does something so seldom that it takes no more than about a tenth of the time."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic()
+
+    def __call__(self, action: Callable[[], None]) -> None:
+        start = time.monotonic()
+        if start >= self._next:
+            action()
+            end = time.monotonic()
+            self._next = end + 9 * (end - start)
 
 
 def _planned(search: Any) -> int | None:

@@ -105,7 +105,8 @@ class Binding(NamedTuple):
     Attributes:
         structure: the network's groups.
         costs: flat mask `[N]` -> each limited cost `[]`.
-        evaluate: (constants, masks) -> scores on the batch of the training split.
+        evaluate: (constants, masks) -> scores on the batch of the training split, of finished
+            networks `[K + 1, N]`, or after each step `[K + 1, T, N]` where steps are paid for.
         validate: the same of the validation split.
     """
 
@@ -124,6 +125,8 @@ class Inputs(NamedTuple):
         most: int32 `[T]`, how many channels each group may lose.
         limits: float32 `[m]`, one for each cost.
         budget: float32 `[]`, the limit of the combined cost.
+        dense: float32 `[]`, the dense network's accuracy on the batch of the training split; NaN
+            where steps are not paid for.
     """
 
     constants: tuple[list[Array], list[Array]]
@@ -131,6 +134,7 @@ class Inputs(NamedTuple):
     most: Array
     limits: Array
     budget: Array
+    dense: Array
 
 
 def _combined(binding: Binding, limits: Array) -> Callable[[Array], Array]:
@@ -143,12 +147,6 @@ def _combined(binding: Binding, limits: Array) -> Callable[[Array], Array]:
     return cost
 
 
-def evaluated(config: Config, steps: int) -> int:
-    """How many masks a round scores on the batch of the training split, for T = `steps`."""
-    networks = config.episodes + 1
-    return networks * steps + 1 if config.reward == "balance" else networks
-
-
 def _assess(
     config: Config, binding: Binding, inputs: Inputs, episodes: Episodes
 ) -> tuple[Array, Scores]:
@@ -157,16 +155,12 @@ def _assess(
     count, steps, width = episodes.values.shape
     finished = episodes.values[:, -1]
     if config.reward == "balance":
-        flat = episodes.values.reshape(-1, width)
-        scores = binding.evaluate(
-            inputs.constants[0], jnp.concatenate([flat, jnp.ones((1, width))])
-        )
-        accuracy = scores.accuracy[:-1].reshape(count, steps)
-        expenses = jax.vmap(cost)(flat).reshape(count, steps)
+        scores = binding.evaluate(inputs.constants[0], episodes.values)
+        expenses = jax.vmap(cost)(episodes.values.reshape(-1, width)).reshape(count, steps)
         earned = rewards.balance(
-            config, accuracy, scores.accuracy[-1], expenses, episodes.limits[:, None]
+            config, scores.accuracy, inputs.dense, expenses, episodes.limits[:, None]
         )
-        return earned, Scores(scores.loss[:-1].reshape(count, steps)[:, -1], accuracy[:, -1])
+        return earned, Scores(scores.loss[:, -1], scores.accuracy[:, -1])
     scores = binding.evaluate(inputs.constants[0], finished)
     counted = costs.params if config.reward == "error_log_params" else costs.macs
     left = jax.vmap(lambda mask: counted(binding.structure, binding.structure.unflatten(mask)))
@@ -279,10 +273,15 @@ def finished(config: Config, state: State) -> bool:
 def _bind(config: Config, problem: Problem) -> tuple[Binding, Inputs]:
     structure = problem.structure
     sizes = tuple(group.size for group in structure.groups)
-    masks = structure.num_channels
-    evaluate = separated(problem.evaluate, (evaluated(config, len(sizes)), masks))
-    validated = min(config.validated, config.episodes + 1)
-    validate = separated(problem.validate, (validated, masks))
+    networks, channels = config.episodes + 1, structure.num_channels
+    if config.reward == "balance":
+        steps = _each_step(problem.evaluate, problem.evaluate_steps)
+        evaluate = separated(steps, (networks, len(sizes), channels))
+        dense = _dense_accuracy(problem.evaluate, channels)
+    else:
+        evaluate = separated(problem.evaluate, (networks, channels))
+        dense = jnp.float32(jnp.nan)
+    validate = separated(problem.validate, (min(config.validated, networks), channels))
     binding = Binding(structure, traced_costs(problem), evaluate.function, validate.function)
     inputs = Inputs(
         constants=(evaluate.constants, validate.constants),
@@ -290,8 +289,27 @@ def _bind(config: Config, problem: Problem) -> tuple[Binding, Inputs]:
         most=most_removed(config, problem),
         limits=jnp.asarray(problem.limits),
         budget=jnp.float32(problem.budget),
+        dense=dense,
     )
     return binding, inputs
+
+
+@functools.lru_cache(maxsize=8)
+def _each_step(
+    evaluate: Callable[[Array], Scores], evaluate_steps: Callable[[Array], Scores] | None
+) -> Callable[[Array], Scores]:
+    """Masks `[K, T, N]` -> scores `[K, T]`; the same function for the same problem."""
+
+    def one_by_one(masks: Array) -> Scores:
+        scores = evaluate(masks.reshape(-1, masks.shape[-1]))
+        return Scores(*(leaf.reshape(masks.shape[:2]) for leaf in scores))
+
+    return evaluate_steps or one_by_one
+
+
+@functools.lru_cache(maxsize=8)
+def _dense_accuracy(evaluate: Callable[[Array], Scores], channels: int) -> Array:
+    return evaluate(jnp.ones((1, channels))).accuracy[0]
 
 
 def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, Any]]:
