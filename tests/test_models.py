@@ -262,7 +262,7 @@ def test_cnn_equals_pytorch():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("block_type", [BasicBlock, BottleneckBlock])
 def test_residual_blocks_equal_pytorch(block_type, stride):
-    module: nn.Module = block_type(width=6, stride=stride)
+    module: nn.Module = block_type(width=6, stride=stride, projection=True)
     x = random_images(2, 8, 8, 5)
     variables = random_variables(lambda key: module.init(key, x, False))
     torch = Torch(variables)

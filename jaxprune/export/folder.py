@@ -173,5 +173,5 @@ def _program(small: CompactNetwork, example_shape: tuple[int, ...], dtype: np.dt
         return network(treedef.unflatten([leaves[place] for place in range(len(order))]), x)
 
     plain_shapes = jax.tree.map(program.abstract, checkpoint.plain(small.params))
-    exported = program.export(plain_network, plain_shapes, example_shape, dtype)
+    exported = program.export(plain_network, (plain_shapes,), example_shape, dtype)
     return bytes(exported.serialize())

@@ -36,23 +36,26 @@ def stablehlo(small: CompactNetwork, x: Any) -> jax_export.Exported:
         The program; its `call(params, x)` takes a tree like `small.params` and `[batch, ...]`.
     """
     params = jax.tree.map(abstract, small.params)
-    return export(over_examples(small), params, np.shape(x)[1:], jax.numpy.result_type(x))
+    return export(over_examples(small), (params,), np.shape(x)[1:], jax.numpy.result_type(x))
 
 
 def export(
-    function: Callable[..., Any], params: Any, example_shape: tuple[int, ...], dtype: Any
+    function: Callable[..., Any],
+    leading: tuple[Any, ...],
+    example_shape: tuple[int, ...],
+    dtype: Any,
 ) -> jax_export.Exported:
-    """Exports `function(params, x)` for a symbolic number of examples.
+    """Exports `function(*leading, x)` for a symbolic number of examples.
 
     Args:
         function: What is exported.
-        params: Its parameters, `jax.ShapeDtypeStruct`s.
+        leading: The arguments before x, such as parameters: trees of `jax.ShapeDtypeStruct`s.
         example_shape: Shape of one example, without the batch axis.
         dtype: Data type of the examples.
     """
     batch = jax_export.symbolic_shape("batch")
     x = jax.ShapeDtypeStruct((*batch, *example_shape), dtype)
-    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(params, x)
+    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(*leading, x)
 
 
 def over_examples(small: CompactNetwork) -> Callable[[Any, Any], Any]:

@@ -19,10 +19,12 @@ class BasicBlock(nn.Module):
     Attributes:
         width: Filters of both convolutions, and channels of the output.
         stride: Stride of the first convolution.
+        projection: Whether the shortcut is a 1x1 convolution; else it is the identity.
     """
 
     width: int
     stride: int = 1
+    projection: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -33,7 +35,9 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(name="bn1")(y))
         y = _conv(self.width, (3, 3), padding=1, name="conv2")(y)
         y = norm(name="bn2")(y)
-        return nn.relu(y + _shortcut(x, self.width, strides, norm))
+        if self.projection:
+            x = _projection(x, self.width, strides, norm)
+        return nn.relu(y + x)
 
 
 class BottleneckBlock(nn.Module):
@@ -45,10 +49,12 @@ class BottleneckBlock(nn.Module):
     Attributes:
         width: Filters of the first two convolutions; the output has four times as many channels.
         stride: Stride of the 3x3 convolution.
+        projection: Whether the shortcut is a 1x1 convolution; else it is the identity.
     """
 
     width: int
     stride: int = 1
+    projection: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -61,13 +67,13 @@ class BottleneckBlock(nn.Module):
         y = nn.relu(norm(name="bn2")(y))
         y = _conv(4 * self.width, (1, 1), name="conv3")(y)
         y = norm(name="bn3")(y)
-        return nn.relu(y + _shortcut(x, 4 * self.width, strides, norm))
+        if self.projection:
+            x = _projection(x, 4 * self.width, strides, norm)
+        return nn.relu(y + x)
 
 
-def _shortcut(x: Array, width: int, strides: tuple[int, int], norm: partial) -> Array:
-    """The identity, or where the shape changes a 1x1 convolution (He et al.'s option B)."""
-    if x.shape[-1] == width and strides == (1, 1):
-        return x
+def _projection(x: Array, width: int, strides: tuple[int, int], norm: partial) -> Array:
+    """A 1x1 convolution where the shape changes (He et al.'s option B)."""
     return norm(name="bn_shortcut")(_conv(width, (1, 1), strides, name="conv_shortcut")(x))
 
 
@@ -99,9 +105,15 @@ class ResNet(nn.Module):
         block_type = BottleneckBlock if self.bottleneck else BasicBlock
         x = _conv(self.stem, (3, 3), padding=1, name="conv1")(x)
         x = nn.relu(_norm(use_running_average=not train, name="bn1")(x))
+        channels = self.stem
         for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 1):
             for block in range(blocks):
                 stride = 2 if block == 0 and stage > 1 else 1
-                x = block_type(width, stride, name=f"stage{stage}_block{block}")(x, train)
+                outputs = 4 * width if self.bottleneck else width
+                # Said by the sizes of this class and not of x: a pruned x has fewer channels.
+                projection = (channels, 1) != (outputs, stride)
+                name = f"stage{stage}_block{block}"
+                x = block_type(width, stride, projection, name=name)(x, train)
+                channels = outputs
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, name="classifier")(x)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxprune import costs, data, export, importance, training
 from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
+from jaxprune.export.rebuild import describe
 from jaxprune.problem import Archive, Problem
 from jaxprune.report import architecture, contents, write_report
 from jaxprune.run import finalists, measuring
@@ -496,17 +497,7 @@ def _points(
 
 def _export(job: Job, small: CompactNetwork, folder: RunFolder) -> None:
     x = job.preprocess(jnp.asarray(job.dataset.validation.images[:1]))
-    metadata = {
-        "model": job.network.name,
-        "dataset": job.dataset.name,
-        "classes": job.dataset.num_classes,
-        "inputs": {
-            "what": "uint8 images / 255, minus mean, divided by std"
-            + (", flattened" if job.network.flat else ""),
-            "mean": np.asarray(job.dataset.mean).tolist(),
-            "std": np.asarray(job.dataset.std).tolist(),
-        },
-    }
+    metadata = describe(job.network, job.dataset, job.config.prune_inputs)
     export.save(Path(folder.path) / "model", small, x, metadata)
 
 

@@ -11,6 +11,7 @@ import pytest
 import jaxprune
 from jaxprune import data, models, run_folder
 from jaxprune.config import RunConfig, to_json
+from jaxprune.export.rebuild import rebuild
 from jaxprune.methods import get
 from jaxprune.run import main
 from run.runs import lasting, read, start, stop_when
@@ -59,6 +60,11 @@ def test_result_has_the_promised_keys(finished):
         *("seconds", "candidates", "episodes", "statistics", "importance", "device"),
         *("semifinalists", "semifinal_steps", "finalists"),
     }
+
+
+def test_the_network_of_a_run_is_built_again(finished):
+    rebuilt = rebuild(finished)
+    assert rebuilt.small.widths == read(finished / "result.json")["pruned"]["widths"]
 
 
 def test_result_describes_the_networks(finished):
