@@ -104,10 +104,7 @@ def latency(fn: Callable[..., Any], params: Any, x: Any, *, repeats: int = 30) -
 def latencies(
     networks: Sequence[tuple[Callable[..., Any], Any]], x: Any, *, repeats: int = 30
 ) -> list[float]:
-    """How long one call of each of several functions takes, in milliseconds.
-
-    They take turns, so that a change of the machine's speed meets them all. For each, the median of
-    `repeats` calls; all are compiled and run twice before the clock starts.
+    """How long one call of each of several functions takes, in milliseconds: medians of `times`.
 
     Args:
       networks: (fn, params) pairs, as `latency` takes them.
@@ -117,15 +114,38 @@ def latencies(
     Raises:
       ValueError: `repeats` is below 1.
     """
+    return [statistics.median(taken) for taken in times(networks, x, repeats=repeats)]
+
+
+def times(
+    networks: Sequence[tuple[Callable[..., Any], Any]], x: Any, *, repeats: int = 30
+) -> list[list[float]]:
+    """How long each of several calls of several functions takes, in milliseconds.
+
+    The functions take turns, so that a change of the machine's speed meets them all. All are
+    compiled and run twice before the clock starts; parameters and input lie on the device.
+
+    Args:
+      networks: (fn, params) pairs, as `latency` takes them.
+      x: the input of all.
+      repeats: how many calls of each are timed.
+
+    Returns:
+      `repeats` times for each function.
+
+    Raises:
+      ValueError: `repeats` is below 1.
+    """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    calls = [(jax.jit(fn), params) for fn, params in networks]
+    x = jax.device_put(x)
+    calls = [(jax.jit(fn), jax.device_put(params)) for fn, params in networks]
     for compiled, params in calls * 3:  # the first call compiles
         jax.block_until_ready(compiled(params, x))
-    seconds: list[list[float]] = [[] for _ in calls]
+    milliseconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        for taken, (compiled, params) in zip(seconds, calls, strict=True):
+        for taken, (compiled, params) in zip(milliseconds, calls, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(compiled(params, x))
-            taken.append(time.perf_counter() - start)
-    return [1e3 * statistics.median(taken) for taken in seconds]
+            taken.append(1e3 * (time.perf_counter() - start))
+    return milliseconds
