@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -39,6 +39,7 @@ _OptionalInt = Annotated[int | None, _option("INT")]
 _Names = Annotated[tuple[str, ...], _option("NAME ...")]
 _Amounts = Annotated[tuple[str, ...], _option("AMOUNT ...")]
 _OptionalFolder = Annotated[Path | None, _option("DIR")]
+_OptionalFile = Annotated[Path | None, _option("FILE")]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,13 @@ class RunConfig:
     dry_run: bool = False
     """Print what would be done, and stop."""
 
+    preset: _Name = "default"
+    """What options are that are not given: quick, a rough run of about a minute on two cores with
+    the digits; default; or paper, what was published for the method, where something was."""
+
+    config: _OptionalFile = None
+    """A config.json of another run: options that are not given are as they were there."""
+
     data_dir: _OptionalFolder = None
     """Folder of the prepared datasets; by default TFDS_DATA_DIR."""
 
@@ -132,8 +140,9 @@ _PLURALS = {"importance": "criteria"}
 STATISTICS = ("batch", "dense")
 """Choices of `RunConfig.statistics`."""
 
-PLACES = ("out", "resume", "dry_run", "data_dir", "cache_dir")
-"""Fields that say where and how to run, not what to compute: they may change when resuming."""
+PLACES = ("out", "resume", "dry_run", "preset", "config", "data_dir", "cache_dir")
+"""Fields that say where and how to run or where settings come from, not what to compute: they may
+change when resuming."""
 
 
 _APART = {"search", "versions"}
@@ -241,7 +250,8 @@ def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, A
         The run's and the method's settings; places are at their defaults.
 
     Raises:
-        UserError: A setting is unknown: another version wrote it.
+        UserError: A setting is unknown, or has a value that it cannot have: another version or
+            another program wrote it.
     """
     fields = {name: value for name, value in settings.items() if name not in _APART}
     try:
@@ -308,4 +318,25 @@ def _typed(value: Any) -> str:
 
 def _build(kind: type, values: dict[str, Any]) -> Any:
     """A dataclass from what JSON keeps of it: lists where it has tuples."""
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    made = kind(**given)
+    for name, hint in get_type_hints(kind).items():
+        if not _fits(getattr(made, name), hint):
+            raise TypeError(f"{name} is {values[name]!r}")
+    return made
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of a setting."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in kinds
+    if get_origin(hint) is tuple:
+        of = kinds[:1] * len(value) if isinstance(value, tuple) and ... in kinds else kinds
+        return isinstance(value, tuple) and len(value) == len(of) and all(map(_fits, value, of))
+    if kinds:
+        return any(_fits(value, kind) for kind in kinds)
+    if hint in (int, float):
+        wanted = (int,) if hint is int else (int, float)
+        return isinstance(value, wanted) and not isinstance(value, bool)
+    return isinstance(value, hint)

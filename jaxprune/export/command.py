@@ -16,11 +16,14 @@ PROGRAM = "python -m jaxprune.export"
 DESCRIPTION = """\
 Write the network that a run has found in a form that other programs take.
 
-stablehlo: one file with the parameters inside, for jax.export, any batch size, on CPU, CUDA and
-TPU. onnx: one file with the parameters inside, any batch size; needs pip install 'jaxprune[onnx]'.
+stablehlo: one file for jax.export, on CPU, CUDA and TPU.
+
+onnx: one file; needs pip install 'jaxprune[onnx]'.
+
 linen: a folder with a Flax module that needs flax alone, and its variables.
 
-The written network is compared with the run's on an example first.\
+All hold the parameters and take any batch size. What is written is compared
+with the run's network on an example first.\
 """
 
 Form = Literal["stablehlo", "onnx", "linen"]

@@ -10,15 +10,24 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from jaxprune import methods
-from jaxprune.config import PROGRAM, RunConfig, difference, from_json, to_json
+from jaxprune import methods, presets
+from jaxprune.config import (
+    DEFAULT_MODELS,
+    PROGRAM,
+    RunConfig,
+    difference,
+    from_json,
+    to_json,
+)
 from jaxprune.errors import UserError
-from jaxprune.run_folder import read_config
+from jaxprune.run_folder import read_config, read_json
 
 DESCRIPTION = """\
 Train a network, search filters to remove, fine-tune what is left, and report.
 
-Each method has its own search options: see --method random --help.\
+Each method has its own search options: see --method random --help.
+
+Options that are not given are as --preset or --config says.\
 """
 
 MethodConfig = TypeVar("MethodConfig")
@@ -35,8 +44,8 @@ class Arguments(Generic[MethodConfig]):
 def parse(argv: Sequence[str]) -> Arguments[Any]:
     """Reads the command line.
 
-    The method decides which options there are, and with --resume the stored settings are the
-    defaults: these are looked for first.
+    The method decides which options there are, and with --resume, --preset or --config the settings
+    of the run, of the preset or in the file are the defaults: these are looked for first.
 
     Args:
         argv: The arguments after the program's name.
@@ -45,8 +54,8 @@ def parse(argv: Sequence[str]) -> Arguments[Any]:
         The settings; with --resume those of the interrupted run.
 
     Raises:
-        UserError: The method is unknown, there is no run to resume, or an option differs from the
-            settings it was started with.
+        UserError: The method or preset is unknown, there is no run to resume or file to read, or an
+            option differs from the settings that a run was started with.
         SystemExit: After --help (status 0), or if an option is unknown or malformed (status 2).
     """
     stored = None
@@ -55,22 +64,19 @@ def parse(argv: Sequence[str]) -> Arguments[Any]:
         if out is None:
             raise UserError("--resume needs --out with the folder of the run to continue")
         stored = read_config(Path(out))
-    method = _value_of("--method", argv) or (stored or {}).get("method", RunConfig.method)
-    search_type = methods.get(method).Config
-    if stored is None:
-        run, search = RunConfig(method=method), search_type()
-    elif stored.get("method") != method:
-        raise _different(f"--method is {method}, the run has {stored.get('method')}")
-    else:
-        run, search = from_json(stored, search_type)
-
+    run, search = _defaults(argv) if stored is None else _of_the_run(stored, argv)
+    # A switch that is on before anything is typed needs a word that turns it off.
+    all_off = not any(
+        value is True for settings in (run, search) for value in vars(settings).values()
+    )
+    kind: Any = Arguments[type(search)]  # type: ignore[misc]
     arguments = tyro.cli(
-        Arguments[search_type],  # type: ignore[valid-type]
+        kind,
         prog=PROGRAM,
         description=DESCRIPTION,
         args=argv,
         default=Arguments(run, search),
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff,) if all_off else (),
     )
     if stored is not None:
         # Settings that an older version did not know are at their defaults.
@@ -78,6 +84,43 @@ def parse(argv: Sequence[str]) -> Arguments[Any]:
         if found:
             raise _different(found)
     return arguments
+
+
+def _defaults(argv: Sequence[str]) -> tuple[RunConfig, Any]:
+    """The settings of a new run where no option says otherwise."""
+    preset = _value_of("--preset", argv) or RunConfig.preset
+    file = _value_of("--config", argv)
+    method = _value_of("--method", argv)
+    if file is None:
+        method = method or RunConfig.method
+        search_type = methods.get(method).Config
+        dataset = _value_of("--dataset", argv) or RunConfig.dataset
+        model = _value_of("--model", argv) or DEFAULT_MODELS.get(dataset, "")
+        of_run, of_search = presets.find(preset, method, model)
+        return RunConfig(method=method, **of_run), search_type(**of_search)
+    if preset != RunConfig.preset:
+        raise UserError(f"--preset {preset} and --config {file} both give defaults: leave one out")
+    settings = read_json(Path(file).expanduser())
+    stored = settings.get("method") if isinstance(settings, dict) else None
+    if not isinstance(stored, str):
+        raise UserError(f"{file} is no config.json of a run: it names no method")
+    if method not in (None, stored):
+        raise UserError(f"--config {file} is for --method {stored}, not {method}: leave one out")
+    return from_json(settings, methods.get(stored).Config)
+
+
+def _of_the_run(stored: dict[str, Any], argv: Sequence[str]) -> tuple[RunConfig, Any]:
+    """The settings of a run that is resumed."""
+    for option in ("--preset", "--config"):
+        if _value_of(option, argv) is not None:
+            raise UserError(
+                f"{option} gives settings to new runs, --resume goes on with those of the run: "
+                f"leave {option} out"
+            )
+    method = _value_of("--method", argv) or stored.get("method", RunConfig.method)
+    if stored.get("method") != method:
+        raise _different(f"--method is {method}, the run has {stored.get('method')}")
+    return from_json(stored, methods.get(method).Config)
 
 
 def resume_command(config: RunConfig) -> str:
@@ -96,7 +139,7 @@ def table(config: RunConfig, search: Any) -> str:
         *(
             (f.name, getattr(config, f.name))
             for f in dataclasses.fields(config)
-            if f.name not in ("resume", "dry_run")
+            if f.name not in ("resume", "dry_run", "preset", "config")
         ),
         *((f"search.{f.name}", getattr(search, f.name)) for f in dataclasses.fields(search)),
     ]

@@ -1,5 +1,6 @@
 """The command line: options of each method, defaults of a resumed run, help that reads well."""
 
+import dataclasses
 import json
 import shlex
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxprune import methods, run_folder
+from jaxprune import methods, presets, run_folder
 from jaxprune.config import PROGRAM, RunConfig, command, to_json
 from jaxprune.errors import UserError
 from jaxprune.run import arguments
@@ -63,6 +64,110 @@ def test_a_run_can_be_typed_again(words):
     assert len(typed) == len(words)  # what is at its default is left out
     again = arguments.parse(typed)
     assert again == parsed
+
+
+def test_a_preset_gives_defaults_that_options_override():
+    parsed = arguments.parse(["--method", "crl", "--preset", "quick", "--search.episodes", "5"])
+    quick = presets.find("quick", "crl", "cnn")
+    assert dataclasses.asdict(parsed.run).items() >= quick.run.items()
+    assert parsed.search == methods.get("crl").Config(iterations=10, episodes=5)
+    assert parsed.run.preset == "quick"
+    assert "preset" not in to_json(parsed.run, parsed.search)
+
+
+@pytest.mark.parametrize(
+    ("words", "iterations"),
+    [(["--model", "vgg16"], 96), (["--dataset", "cifar10", "--budget", "0.1"], 104), ([], 417)],
+)
+def test_published_timesteps_are_rounds_of_episodes(words, iterations):
+    search = arguments.parse(["--method", "crl", "--preset", "paper", *words]).search
+    assert (search.iterations, search.dual) == (iterations, "ascent")
+    assert search.finetune_schedule == (0, 32, 128)
+
+
+def test_switches_of_a_preset_can_be_turned_off():
+    words = ["--method", "acnn", "--preset", "paper"]
+    parsed = arguments.parse(words)
+    assert parsed.run.prune_inputs
+    assert parsed.search.unbounded
+    parsed = arguments.parse([*words, "--no-prune-inputs", "--search.no-unbounded"])
+    assert not parsed.run.prune_inputs
+    assert not parsed.search.unbounded
+    assert arguments.parse([*words, "--search.unbounded"]).search.unbounded
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """The settings of a run of CRL."""
+    run = RunConfig(method="crl", model="lenet300", cost=("params", "macs"), budget=("0.3", "0.2"))
+    search = methods.get("crl").Config(iterations=7, finetune_schedule=(0, 4), online=True)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**to_json(run, search), "versions": {}}))
+    return file, run, search
+
+
+def test_settings_of_another_run_are_defaults(config_file):
+    file, run, search = config_file
+    parsed = arguments.parse(["--config", str(file)])
+    assert parsed.run == dataclasses.replace(run, config=file)
+    assert parsed.search == search
+    parsed = arguments.parse([f"--config={file}", "--seed", "3", "--search.iterations", "8"])
+    assert parsed.run == dataclasses.replace(run, config=file, seed=3)
+    assert parsed.search == dataclasses.replace(search, iterations=8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "mcts"], "is for --method crl, not mcts"),
+        (["--preset", "quick"], "both give defaults"),
+    ],
+)
+def test_settings_from_two_places_are_refused(config_file, words, message):
+    with pytest.raises(UserError, match=message):
+        arguments.parse(["--config", str(config_file[0]), *words])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "3"}, "seed is '3'"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"online": True}, "unexpected keyword argument 'online'"),
+        ({"cost": "macs"}, "cost is 'macs'"),
+        ({"budget": [0.25]}, r"budget is \[0.25\]"),
+        ({"prune_inputs": 1}, "prune_inputs is 1"),
+        ({"search": {"iterations": True}}, "iterations is True"),
+        ({"search": {"dual": "adam"}}, "dual must be one of ascent, pid"),
+        ({"search": {"seconds": "long"}}, "seconds is 'long'"),
+        ({"method": None}, "names no method"),
+        ({"method": "x"}, "unknown method 'x'"),
+    ],
+)
+def test_files_that_are_no_settings(config_file, change, message):
+    file = config_file[0]
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        arguments.parse(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "slow"], "unknown preset 'slow'; the presets are: quick, default, paper"),
+        (["--method", "random", "--preset", "paper"], "random has no published settings"),
+        (["--config", "nowhere.json"], "nowhere.json is missing or damaged"),
+    ],
+)
+def test_presets_and_files_that_are_not_there(words, message):
+    with pytest.raises(UserError, match=message):
+        arguments.parse(words)
+
+
+@pytest.mark.parametrize("words", [["--preset", "quick"], ["--config", "a.json"]])
+def test_resuming_takes_no_other_defaults(interrupted, words):
+    with pytest.raises(UserError, match=f"leave {words[0]} out"):
+        arguments.parse(["--resume", "--out", str(interrupted), *words])
 
 
 @pytest.fixture
