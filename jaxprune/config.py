@@ -90,11 +90,11 @@ class RunConfig:
     """Print what would be done, and stop."""
 
     preset: _Name = "default"
-    """What options are that are not given: quick, a rough run of about a minute on two cores with
-    the digits; default; or paper, what was published for the method, where something was."""
+    """Where options begin that are not given: quick, a rough run of about a minute on two cores
+    with the digits; default; or paper, what was published for the method, where something was."""
 
     config: _OptionalFile = None
-    """A config.json of another run: options that are not given are as they were there."""
+    """A config.json of another run: where options begin that are not given."""
 
     data_dir: _OptionalFolder = None
     """Folder of the prepared datasets; by default TFDS_DATA_DIR."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 PROGRAM = "python -m jaxprune.bench"
 
 DESCRIPTION = """\
-Compare a run's dense network with the compact one on this device: time, throughput and memory.
+Compare a run's dense network with the compact one on this device.
 
-The two take turns. One call on one image is mostly the cost of calling.\
+They take turns. One call on one image is mostly the cost of calling.\
 """
 
 

@@ -22,8 +22,7 @@ onnx: one file; needs pip install 'jaxprune[onnx]'.
 
 linen: a folder with a Flax module that needs flax alone, and its variables.
 
-All hold the parameters and take any batch size. What is written is compared
-with the run's network on an example first.\
+All take any batch size, and are compared with the run's network first.\
 """
 
 Form = Literal["stablehlo", "onnx", "linen"]

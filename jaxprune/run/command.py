@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxprune import run_folder
+from jaxprune.console import INTERRUPTED, WRONG_USE
 from jaxprune.errors import UserError
 from jaxprune.run import arguments
-
-INTERRUPTED = 130
-WRONG_USE = 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,15 +23,24 @@ def main(argv: Sequence[str]) -> int:
         on stderr saying what, and 130 after Ctrl-C, with the command that resumes.
     """
     try:
-        return _main(argv)
+        return perform(arguments.parse(argv))
     except UserError as error:
         print(f"jaxprune: error: {error}", file=sys.stderr)
         return WRONG_USE
 
 
-def _main(argv: Sequence[str]) -> int:
-    options = arguments.parse(argv)
+def perform(options: arguments.Arguments[Any]) -> int:
+    """Does one run, or what is left of it.
 
+    Args:
+        options: All of its settings.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: Something that was typed cannot work.
+    """
     # From here on the libraries are needed; --help and most mistakes end before.
     from jaxprune import config, methods
     from jaxprune.run import display, pipeline
