@@ -102,6 +102,9 @@ class RunConfig:
     cache_dir: _OptionalFolder = None
     """Folder of pretrained networks and decoded images; by default ~/.cache/jaxprune."""
 
+    log: Annotated[tuple[str, ...], _option("NAME ...")] = ()
+    """Where metrics go besides metrics.jsonl: tensorboard (files in the run's folder), wandb."""
+
     examples: _OptionalInt = None
     """At most so many images of each split, for a quick try with rough numbers; by default all."""
 
@@ -140,7 +143,7 @@ _PLURALS = {"importance": "criteria"}
 STATISTICS = ("batch", "dense")
 """Choices of `RunConfig.statistics`."""
 
-PLACES = ("out", "resume", "dry_run", "preset", "config", "data_dir", "cache_dir")
+PLACES = ("out", "resume", "dry_run", "preset", "config", "data_dir", "cache_dir", "log")
 """Fields that say where and how to run or where settings come from, not what to compute: they may
 change when resuming."""
 

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,15 @@ class RunFolder:
         ends like that of a run without interruption.
         """
         self._metrics.add(phase, step, metrics)
+
+    @property
+    def lines(self) -> Sequence[Mapping[str, Any]]:
+        """All lines of metrics.jsonl, in order."""
+        return self._metrics.lines
+
+    def listen(self, listener: Callable[[int, Mapping[str, Any]], None]) -> None:
+        """Calls `listener(number, line)` from now on for each line that is added."""
+        self._metrics.listeners.append(listener)
 
     def metrics(self, phase: str) -> list[dict[str, Any]]:
         """The lines of a phase, in order."""
@@ -251,6 +260,7 @@ class _Metrics:
         self._path = path
         self._size = len(_whole_lines(path))
         self._file: Any = None
+        self.listeners: list[Callable[[int, Mapping[str, Any]], None]] = []
 
     def add(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
         if (phase, step) in self._seen:
@@ -263,6 +273,8 @@ class _Metrics:
         self._file.flush()
         self._seen.add((phase, step))
         self.lines.append(line)
+        for listener in self.listeners:
+            listener(len(self.lines) - 1, line)
 
     def close(self) -> None:
         if self._file is not None:

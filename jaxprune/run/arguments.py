@@ -130,7 +130,8 @@ def resume_command(config: RunConfig) -> str:
         for name in ("data_dir", "cache_dir")
         if getattr(config, name) is not None
     ]
-    return f"{PROGRAM} --resume --out {shlex.quote(str(config.out))}{''.join(places)}"
+    log = f" --log {' '.join(config.log)}" if config.log else ""
+    return f"{PROGRAM} --resume --out {shlex.quote(str(config.out))}{''.join(places)}{log}"
 
 
 def table(config: RunConfig, search: Any) -> str:

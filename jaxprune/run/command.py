@@ -43,11 +43,12 @@ def perform(options: arguments.Arguments[Any]) -> int:
     """
     # From here on the libraries are needed; --help and most mistakes end before.
     from jaxprune import config, methods
-    from jaxprune.run import display, pipeline
+    from jaxprune.run import display, loggers, pipeline
     from jaxprune.run import job as jobs
     from jaxprune.run.compiled import keep_compiled
 
     config.check(options.run)
+    loggers.check(options.run.log)
     keep_compiled(options.run.cache_dir)
     settings = config.resolve(options.run, datetime.now())
     out = Path(settings.out or ".").expanduser()
@@ -65,16 +66,17 @@ def perform(options: arguments.Arguments[Any]) -> int:
                 f"run: {settings.method} prunes {settings.model} on {settings.dataset} to "
                 f"{' and '.join(map(str, job.budgets))}, in {out}"
             )
+            stored = config.to_json(settings, options.search)
             if settings.resume:
                 opened = run_folder.reopen(out)
             else:
-                stored = config.to_json(settings, options.search)
                 opened = run_folder.create(out, {**stored, "versions": config.versions()})
             resume = arguments.resume_command(settings)
             with opened:
                 if opened.finished:
                     return _end(f"the run in {out} is finished: see {out / 'report.md'}")
-                result = pipeline.run(job, opened, shown)
+                with loggers.attached(settings.log, opened, stored):
+                    result = pipeline.run(job, opened, shown)
     except KeyboardInterrupt:
         advice = f"to continue: {resume}" if resume else "nothing was begun"
         print(f"interrupted; {advice}", file=sys.stderr)

@@ -13,7 +13,7 @@ import tyro
 
 from jaxprune import config, run_folder
 from jaxprune.errors import UserError
-from jaxprune.run import arguments
+from jaxprune.run import arguments, loggers
 
 PROGRAM = "python -m jaxprune.sweep"
 
@@ -132,6 +132,7 @@ def _planned(out: Path, values: dict[str, Any], rest: Sequence[str]) -> Planned:
         words += [f"--{name}", *(value.split(",") if name == "budget" else [str(value)])]
     parsed = arguments.parse(words)
     config.check(parsed.run)
+    loggers.check(parsed.run.log)
     resolved = config.resolve(parsed.run, datetime.now())
     name = "-".join(
         [
