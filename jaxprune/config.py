@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import platform
 import shlex
 from dataclasses import dataclass
@@ -240,6 +241,15 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("flax", "optax", "numpy")},
     }
+
+
+def device() -> str:
+    """What the numbers are made on, such as "cpu, 2 cores" or "NVIDIA H100 80GB HBM3"."""
+    import jax
+
+    first = jax.devices()[0]
+    kind = str(first.device_kind)
+    return f"{kind}, {os.cpu_count()} cores" if first.platform == "cpu" else kind
 
 
 def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, Any]:

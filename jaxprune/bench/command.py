@@ -1,7 +1,6 @@
 """The command ``python -m jaxprune.bench``: a run's dense network against its compact one."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,17 +103,13 @@ def _dense_variables(run: Path, rebuilt: "Rebuilt") -> tuple[Any, bool]:
 
 
 def _about(rebuilt: "Rebuilt", options: Arguments, trained: bool) -> dict[str, Any]:
-    import jax
+    from jaxprune import config
 
-    import jaxprune
-
-    device = jax.devices()[0]
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
     return {
         "model": rebuilt.network.name,
         "dataset": rebuilt.loaded.metadata.get("dataset"),
-        "device": f"{device.device_kind}{cores}",
-        "versions": {"jax": jax.__version__, "jaxprune": jaxprune.__version__},
+        "device": config.device(),
+        "versions": config.versions(),
         "repeats": options.repeats,
         "dense_weights": "trained" if trained else "initial",
     }

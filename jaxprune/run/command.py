@@ -64,7 +64,7 @@ def perform(options: arguments.Arguments[Any]) -> int:
                 return _end(_plan(job))
             shown.say(
                 f"run: {settings.method} prunes {settings.model} on {settings.dataset} to "
-                f"{' and '.join(map(str, job.budgets))}, in {out}"
+                f"{' and '.join(map(str, job.budgets))}, in {out}, on {config.device()}"
             )
             stored = config.to_json(settings, options.search)
             if settings.resume:
@@ -126,5 +126,14 @@ def _summary(result: dict[str, Any]) -> str:
                 f"{row['latency_ms']:8.3f}"
                 for name, row in rows.items()
             ),
+            "",
+            *map(_budget, result["budgets"]),
         ]
+    )
+
+
+def _budget(row: dict[str, Any]) -> str:
+    return (
+        f"budget {'met' if row['met'] else 'NOT met'}: {row['share']:.2%} of the dense network's "
+        f"{row['cost']} left, {row['limit']:.2%} allowed"
     )

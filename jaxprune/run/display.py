@@ -1,5 +1,6 @@
 """What a person sees during a run: a live display, or plain lines where there is no terminal."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 5.0
 """A log is not flooded: of fast steps only some get a line."""
@@ -40,19 +42,28 @@ class Display(Protocol):
 
 @contextmanager
 def make() -> Iterator[Display]:
-    """A live display if stdout is a terminal, plain lines otherwise."""
-    if not sys.stdout.isatty():
+    """A live display if stdout is a terminal that can move its cursor, plain lines otherwise.
+
+    So it is quiet in pipes and files, and in continuous integration, where CI is set.
+    """
+    moving = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not moving or os.environ.get("CI"):
         yield _PlainDisplay()
         return
     with Progress(
         SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(show_speed=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
+        BarColumn(bar_width=8, table_column=Column(min_width=8)),
+        TaskProgressColumn(show_speed=False, table_column=Column(min_width=4)),
+        TimeElapsedColumn(table_column=Column(min_width=7)),
+        TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
+        # What a narrow terminal has no room for is cut, so that a phase stays one line.
+        TextColumn(
+            "{task.fields[detail]}",
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
         console=Console(),
+        expand=True,
     ) as progress:
         yield _LiveDisplay(progress)
 

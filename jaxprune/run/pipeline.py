@@ -7,7 +7,6 @@ keys, and comes to the same end.
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from jaxprune import costs, data, export, importance, training
 from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
+from jaxprune.config import device
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.export.rebuild import describe
 from jaxprune.problem import Archive, Problem
@@ -157,7 +157,7 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
     display.begin("search", _planned(job.search))
     if folder.has("answer"):
         answer: dict[str, Any] = folder.load("answer")
-        display.end(_found(len(answer["archive"]["cost"]), float(answer["seconds"])))
+        display.end(_found(problem, Archive(**answer["archive"]), float(answer["seconds"])))
         return answer
 
     state, seconds = None, 0.0
@@ -180,7 +180,9 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         done = metrics["candidates"] if hasattr(job.search, "candidates") else metrics["iteration"]
         display.step(
             done,
-            f"iteration {metrics['iteration']}, episode {metrics['episodes']}, {_so_far(metrics)}",
+            f"{_so_far(metrics['best_accuracy'])}, "
+            f"{metrics['candidates'] / clock.seconds():.2g} candidates/s, "
+            f"iteration {metrics['iteration']}, episode {metrics['episodes']}",
         )
 
     found = job.method.search(
@@ -195,14 +197,13 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
     if found.variables is not None:
         answer["variables"] = found.variables
     folder.save("answer", answer)
-    display.end(_found(len(found.archive.cost), clock.seconds()))
+    display.end(_found(problem, found.archive, clock.seconds()))
     return answer
 
 
-def _so_far(metrics: dict[str, Any]) -> str:
-    if not metrics["best_accuracy"]:
-        return "nothing within the budget yet"
-    return f"best validation accuracy {metrics['best_accuracy']:.2%}"
+def _so_far(best_accuracy: float) -> str:
+    """The best validation accuracy of a network that meets the budget; 0 where there is none."""
+    return f"best {best_accuracy:.2%} in budget" if best_accuracy else "none in budget yet"
 
 
 class _Clock:
@@ -236,8 +237,9 @@ def _planned(search: Any) -> int | None:
     return next((getattr(search, name) for name in names if hasattr(search, name)), None)
 
 
-def _found(candidates: int, seconds: float) -> str:
-    return f"{candidates} candidates in {seconds:.1f} s"
+def _found(problem: Problem, archive: Archive, seconds: float) -> str:
+    best = candidates.best_validation(archive, problem.budget)
+    return f"{_so_far(best)}, {len(archive.cost)} candidates in {seconds:.1f} s"
 
 
 def _baselines(job: Job, problem: Problem, variables: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -461,7 +463,7 @@ def _evaluate(
             "finalists": config.finalists,
             "statistics": config.statistics,
             "importance": config.importance,
-            "device": _device(),
+            "device": device(),
         },
         "compact_max_abs_difference": differences["pruned"],
     }
@@ -499,9 +501,3 @@ def _export(job: Job, small: CompactNetwork, folder: RunFolder) -> None:
     x = job.preprocess(jnp.asarray(job.dataset.validation.images[:1]))
     metadata = describe(job.network, job.dataset, job.config.prune_inputs)
     export.save(Path(folder.path) / "model", small, x, metadata)
-
-
-def _device() -> str:
-    device = jax.devices()[0]
-    kind = device.device_kind
-    return f"{kind}, {os.cpu_count()} cores" if device.platform == "cpu" else kind
