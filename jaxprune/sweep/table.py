@@ -4,9 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-NETWORKS = ("dense", "pruned", "uniform_l1", "global_l1", "random")
-"""The networks whose accuracies are compared, in the order of the columns."""
-
 NOT_RUN = "not run"
 
 Spread = dict[str, Any]
@@ -58,11 +55,12 @@ def _row(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "met": sum(result["feasible"] for result in results),
         "left": {cost: spread(of[cost] for of in shares) for cost in shares[0]},
         "accuracy": {
-            name: spread(of[name]["test_accuracy"] for of in networks) for name in NETWORKS
+            name: spread(of[name]["test_accuracy"] for of in networks) for name in networks[0]
         },
         "before": {
             name: spread(of[name]["test_accuracy_before_finetuning"] for of in networks)
-            for name in NETWORKS[1:]
+            for name in networks[0]
+            if name != "dense"
         },
         "seconds": spread(result["search"]["seconds"] for result in results),
     }
@@ -75,7 +73,8 @@ def markdown(found: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
         found: What `rows` returns.
         runs: The runs, with "name" and "error": why there is no result, or None.
     """
-    header = ["method", "budget", "seeds", "budget met", "left, %", *NETWORKS, "search, s"]
+    networks = list(dict.fromkeys(name for row in found for name in row.get("accuracy", ())))
+    header = ["method", "budget", "seeds", "budget met", "left, %", *networks, "search, s"]
     several = [name for name in ("model", "dataset") if len({row[name] for row in found}) > 1]
     header[1:1] = several
     lines = [header, ["---", *["--:"] * (len(header) - 1)]]
@@ -93,7 +92,7 @@ def markdown(found: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
                 str(done) if done == row["planned"] else f"{done} of {row['planned']}",
                 f"{row['met']} of {done}",
                 ", ".join(_percent(share, 1) for share in row["left"].values()),
-                *(_percent(row["accuracy"][name], 2) for name in NETWORKS),
+                *(_percent(row["accuracy"].get(name), 2) for name in networks),
                 _shown(row["seconds"], 0),
             ]
         )
@@ -107,7 +106,9 @@ def _budget(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{amount} {cost}" for amount, cost in pairs)
 
 
-def _percent(value: Spread, digits: int) -> str:
+def _percent(value: Spread | None, digits: int) -> str:
+    if value is None:  # a baseline that this row's runs do not have
+        return ""
     return _shown({name: v and 100 * v for name, v in value.items()}, digits)
 
 

@@ -68,35 +68,32 @@ def places(tmp_path_factory):
     return out, [*TINY, "--cache-dir", str(cache), "--out", str(out)]
 
 
-def test_a_sweep_goes_on_and_adds_runs(places, capsys):
+def test_a_sweep_goes_on_and_makes_what_is_missing(places, capsys):
     out, words = places
-    impossible = ["--budget", "0.5", "0.00001"]
-    assert main([*words, *impossible, "--seed", "0"]) == 2
+    words = [*words, "--seed", "3"]
+    begun, out_of_reach = plan([*words, "--budget", "0.5", "0.00001"])[1]
+    run_folder.create(begun.path, to_json(begun.options.run, begun.options.search)).__exit__()
+    assert [begun.state, out_of_reach.state] == ["begun", "new"]
+
+    assert main([*words, "--budget", "0.5", "0.00001"]) == 2
     assert "0.00001 macs | 0 of 1 | not run |" in (out / "sweep.md").read_text()
-    (first,) = out.glob("*/result.json")
-    written = first.stat().st_mtime_ns
+    assert [begun.state, out_of_reach.state] == ["finished", "new"]
+    written = (begun.path / "result.json").stat().st_mtime_ns
 
-    # The second seed was begun, and nothing of it was kept.
-    _, runs = plan([*words, "--budget", "0.5", "--seed", "0", "1"])
-    begun = out / "begun"
-    run_folder.create(begun, to_json(runs[1].options.run, runs[1].options.search)).__exit__()
-    begun.rename(runs[1].path)
-    assert [run.state for run in runs] == ["finished", "begun"]
-
-    assert main([*words, "--budget", "0.5", "--seed", "0", "1"]) == 0
-    assert first.stat().st_mtime_ns == written
+    assert main([*words, "--budget", "0.5"]) == 0
+    assert (begun.path / "result.json").stat().st_mtime_ns == written
     found = json.loads((out / "sweep.json").read_text())
     (row,) = found["rows"]
-    assert (row["seeds"], row["planned"], row["met"]) == ([0, 1], 2, 2)
-    accuracies = [run["result"]["pruned"]["test_accuracy"] for run in found["runs"]]
-    assert row["accuracy"]["pruned"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert (row["seeds"], row["planned"], row["met"]) == ([3], 1, 1)
+    accuracy = json.loads((begun.path / "result.json").read_text())["pruned"]["test_accuracy"]
+    assert row["accuracy"]["pruned"] == {"mean": accuracy, "deviation": None}
     assert "lenet300 on digits" in (out / "sweep.md").read_text()
     assert f"{out / 'sweep.md'}" in capsys.readouterr().out
 
 
 def test_another_sweep_in_the_same_folder_is_refused(places, capsys):
     _, words = places
-    words = [*words, "--budget", "0.5", "--seed", "0", "--finalists", "2"]
+    words = [*words, "--budget", "0.5", "--seed", "3", "--finalists", "2"]
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "holds a run with other settings: --finalists is 2, the run has 1" in error
@@ -148,6 +145,18 @@ def test_table():
     )
     assert lines[3].startswith("| crl | 0.1 macs | 1 of 2 | 1 of 1 | 20.0 | 90.00 | 50.00 |")
     assert lines[-1] == "- n: out of reach"
+
+
+def test_a_baseline_that_some_runs_lack_has_empty_cells():
+    more = run("0.4", 1, 0.5)
+    more["result"]["baselines"] = more["result"]["baselines"] | {
+        "uniform": more["result"]["pruned"]
+    }
+    runs = [run("0.5", 1, 0.8), more]
+    header, _, first, second = table.markdown(table.rows(runs), runs).splitlines()
+    assert "| random | uniform | search, s |" in header
+    assert first.endswith("| 80.00 |  | 10 |")
+    assert second.endswith("| 50.00 | 50.00 | 10 |")
 
 
 def test_help():
