@@ -130,7 +130,7 @@ def _show(found: "Comparison", about: dict[str, Any]) -> None:
     for name in found.params:
         row = (found.params[name], found.macs[name], found.param_bytes[name])
         sizes.add_row(name, *(f"{number:,}" for number in row))
-    calls = Table("batch", "", "ms", "quartiles", "images/s", "peak bytes", "faster by")
+    calls = Table("batch", "", "ms", "quartiles", "images/s", "peak bytes", "speedup")
     for table in (sizes, calls):
         for column in table.columns:
             column.justify = "left" if column.header == "" else "right"
@@ -142,7 +142,7 @@ def _show(found: "Comparison", about: dict[str, Any]) -> None:
                 str(batch),
                 name,
                 f"{call.median_ms:.4g}",
-                f"{low:.3g} to {high:.3g}",
+                f"{low:.3g}-{high:.3g}",
                 f"{call.images_per_second:,.0f}",
                 "" if call.peak_bytes is None else f"{call.peak_bytes:,}",
                 "" if name == "dense" else f"{of['dense'].median_ms / call.median_ms:.2f}",

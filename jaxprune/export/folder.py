@@ -126,7 +126,7 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
         The network. Its StableHLO runs on CPU, CUDA and TPU.
 
     Raises:
-        UserError: There is no model, or a file of it is damaged.
+        UserError: There is no model, a newer version wrote it, or a file of it is damaged.
     """
     given = Path(path).expanduser().resolve()
     folder = given if (given / _WIDTHS).is_file() else given / "model"
@@ -137,6 +137,11 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
         )
     try:
         description = json.loads((folder / _WIDTHS).read_text())
+        if description["format"] > _FORMAT:
+            raise UserError(
+                f"the model in {folder} was written by a newer version of jaxprune (format "
+                f"{description['format']}, this one reads {_FORMAT}): upgrade jaxprune to load it"
+            )
         if description["format"] != _FORMAT:
             raise ValueError(f"format {description['format']} instead of {_FORMAT}")
         serialized = (folder / _PROGRAM).read_bytes()

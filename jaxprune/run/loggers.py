@@ -35,10 +35,16 @@ def check(names: Sequence[str]) -> None:
             raise UserError(f"unknown --log {name!r}; the loggers are: {', '.join(NAMES)}")
         if names.count(name) > 1:
             raise UserError(f"--log lists {name} twice")
-        if find_spec(PACKAGES[name]) is None:
+        if not _installed(PACKAGES[name]):
             raise UserError(
                 f"--log {name} needs the package {PACKAGES[name]}: pip install 'jaxprune[{name}]'"
             )
+
+
+def _installed(package: str) -> bool:
+    """Whether a package is there; a folder of its name, as wandb leaves one, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,13 @@ def test_damaged_files_are_recognised(saved, tmp_path, name):
     Path(model / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"\A[^\n]* is damaged [^\n]* and make it again\Z"):
         export.load(model)
+
+
+def test_models_of_newer_versions_are_named(saved, tmp_path):
+    shutil.copytree(saved[0] / "model", tmp_path / "model")
+    about = tmp_path / "model" / "widths.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 2}))
+    with pytest.raises(
+        UserError, match=r"newer version of jaxprune \(format 2, this one reads 1\)"
+    ):
+        export.load(tmp_path)

@@ -123,10 +123,16 @@ def test_a_missing_package_is_named_before_any_work(name, tmp_path, capsys, monk
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [(["comet"], "unknown --log 'comet'; the loggers are: tensorboard, wandb")],
-)
-def test_unknown_loggers_are_refused(names, message):
-    with pytest.raises(UserError, match=message):
-        loggers.check(names)
+def test_a_folder_of_a_packages_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb_of_a_run").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(loggers.PACKAGES, "wandb", "wandb_of_a_run")
+    with pytest.raises(UserError, match="needs the package wandb_of_a_run"):
+        loggers.check(["wandb"])
+
+
+def test_unknown_loggers_are_refused():
+    with pytest.raises(
+        UserError, match="unknown --log 'comet'; the loggers are: tensorboard, wandb"
+    ):
+        loggers.check(["comet"])
