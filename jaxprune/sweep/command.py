@@ -1,6 +1,7 @@
 """The command itself: one run after the other, then the table."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,16 @@ def _write(out: Path, argv: Sequence[str], runs: Sequence[Planned], errors: dict
         run_folder.write_text(out / TABLE, "\n".join([*heading, "", text, ""]))
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
-    return f"\n{text}\n\n{out / TABLE}"
+    return f"\n{text}\n\n{out / TABLE}{_comparison(out, runs)}"
+
+
+def _comparison(out: Path, runs: Sequence[Planned]) -> str:
+    """What to type to look at several runs side by side."""
+    finished = [run.path for run in runs if run.state == "finished"]
+    if len(finished) < 2:
+        return ""
+    words = [*map(str, finished), "--out", str(out / "comparison.html")]
+    return f"\n\nto compare them in a browser: python -m jaxprune.report {shlex.join(words)}"
 
 
 def _what(runs: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxprune import run_folder
-from jaxprune.config import to_json
+from jaxprune.config import to_json, versions
 from jaxprune.errors import UserError
 from jaxprune.sweep import main, table
 from jaxprune.sweep.plan import plan
@@ -72,7 +72,8 @@ def test_a_sweep_goes_on_and_makes_what_is_missing(places, capsys):
     out, words = places
     words = [*words, "--seed", "3"]
     begun, out_of_reach = plan([*words, "--budget", "0.5", "0.00001"])[1]
-    run_folder.create(begun.path, to_json(begun.options.run, begun.options.search)).__exit__()
+    settings = to_json(begun.options.run, begun.options.search) | {"versions": versions()}
+    run_folder.create(begun.path, settings).__exit__()
     assert [begun.state, out_of_reach.state] == ["begun", "new"]
 
     assert main([*words, "--budget", "0.5", "0.00001"]) == 2
