@@ -129,7 +129,7 @@ def test_every_model_and_dataset_has_recipes():
             pretrain = training.default_recipe(model, dataset)
             finetune = training.default_recipe(model, dataset, phase="finetune")
             assert 0 < finetune.epochs < pretrain.epochs
-            assert finetune.learning_rate < pretrain.learning_rate
+            assert finetune.learning_rate <= pretrain.learning_rate
             convolutional = model not in ("lenet300", "mlp")
             assert pretrain.augment == (dataset == "cifar10" and convolutional)
     with pytest.raises(ValueError, match="unknown phase 'test'"):

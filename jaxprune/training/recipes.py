@@ -139,8 +139,8 @@ def default_recipe(
         model: One of `models.NAMES`.
         dataset: One of `data.NAMES`.
         phase: Whether the weights are fresh, or were fitted before: a quarter of the epochs at a
-            quarter of the learning rate, without warmup; on the digits, whose epochs are short,
-            half the epochs.
+            quarter of the learning rate, without warmup. Where an epoch is short it is half the
+            epochs: on the digits, and for dense networks on the MNISTs; these at the full rate.
 
     Returns:
         The recipe; change single fields with `dataclasses.replace`.
@@ -159,9 +159,10 @@ def default_recipe(
         recipe = _SMALL_DENSE if dense else _SMALL_CONV
     if phase == "pretrain":
         return recipe
+    short = recipe in (_DIGITS, _SMALL_DENSE)
     return replace(
         recipe,
-        epochs=-(-recipe.epochs // (2 if dataset == "digits" else 4)),
-        learning_rate=recipe.learning_rate / 4,
+        epochs=-(-recipe.epochs // (2 if short else 4)),
+        learning_rate=recipe.learning_rate / (1 if recipe is _SMALL_DENSE else 4),
         warmup=0.0,
     )
