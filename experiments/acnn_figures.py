@@ -75,6 +75,7 @@ def pose(case: str, seed: int, ncr: float, cache: Path) -> tuple[Problem, Any]:
         dataset=words["--dataset"],
         model=words["--model"],
         prune_inputs=True,
+        importance="l1",
         cost=("neurons",),
         budget=(f"={neurons_allowed(CASES[case], ncr)}",),
         seed=seed,

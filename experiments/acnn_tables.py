@@ -100,8 +100,7 @@ def row(case: str, method: str, ncr: float, seed: int) -> Row:
         *("--cost", "neurons"),
         *("--budget", f"={neurons_allowed(known, ncr)}", "--seed", str(seed)),
     ]
-    if method in RECONSTRUCTION:
-        words += ["--importance", "reconstruction"]
+    words += ["--importance", "reconstruction" if method in RECONSTRUCTION else "l1"]
     if method == "cacp":  # one agent for all points of the curve
         others = [other for other in (paper_ncr(case), *OTHER_NCRS) if other != ncr]
         words += ["--search.targets", *(f"{1 / other:.3f}" for other in others)]

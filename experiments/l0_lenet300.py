@@ -63,6 +63,7 @@ def row(name: str, training: str, seed: int) -> Row:
     allowed = sum(layers) if cost == "neurons" else parameters(layers)
     words = (
         *("--method", "l0", "--dataset", "mnist", "--model", "lenet300", "--prune-inputs"),
+        *("--importance", "l1"),
         *("--cost", cost, "--budget", f"={allowed}", "--seed", str(seed), *options),
     )
     length = training.split(",")[0]
