@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxprune.adapters import from_equinox, from_haiku, from_linen, from_nnx
+    from jaxprune.compensation import compensate
     from jaxprune.dependency import (
         CompactNetwork,
         CouplingError,
@@ -57,6 +58,7 @@ __all__ = [
     "UserError",
     "best",
     "compact",
+    "compensate",
     "from_equinox",
     "from_haiku",
     "from_linen",
@@ -74,6 +76,7 @@ __all__ = [
 
 _HOMES = {
     "jaxprune.adapters": "from_equinox from_haiku from_linen from_nnx",
+    "jaxprune.compensation": "compensate",
     "jaxprune.dependency": (
         "CompactNetwork CouplingError Frozen Group Layer Structure compact masked trace"
     ),

@@ -115,6 +115,10 @@ class RunConfig:
     finetune_epochs: _OptionalInt = None
     """Epochs of training each pruned network; by default the recipe of its model and dataset."""
 
+    compensate: bool = False
+    """Before fine-tuning, let the weights of the filters that are kept make up for those that are
+    gone, by least squares (`jaxprune.compensate`); for the baselines, too."""
+
     semifinalists: int = 16
     """How many candidates, the best of as many equal stretches of the search, are fine-tuned for a
     few steps; the finalists are those of lowest validation loss after it. With no more than

@@ -1,6 +1,6 @@
 """Which channels of a network must be removed together, found from the jaxpr of any function."""
 
-from jaxprune.dependency.activity import activity, covariances
+from jaxprune.dependency.activity import activity, second_moments
 from jaxprune.dependency.atoms import CouplingError
 from jaxprune.dependency.compaction import CompactNetwork, compact
 from jaxprune.dependency.groups import Frozen, Group, Layer, Masks, Structure
@@ -17,7 +17,7 @@ __all__ = [
     "Structure",
     "activity",
     "compact",
-    "covariances",
     "masked",
+    "second_moments",
     "trace",
 ]

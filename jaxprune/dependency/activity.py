@@ -43,21 +43,23 @@ def activity(fn: Callable[..., Any], structure: Structure, params: Any, *argumen
     return jax.grad(outputs)(jnp.ones(structure.num_channels))
 
 
-def covariances(
-    fn: Callable[..., Any], structure: Structure, params: Any, *arguments: Any
+def second_moments(
+    fn: Callable[..., Any], structure: Structure, params: Any, *arguments: Any, centred: bool
 ) -> list[Any]:
-    """How much what layers read of two channels varies together, for the channels of each group.
+    """How what layers read of two channels goes together, for the channels of each group.
 
-    Wherever the function sums over an axis of channels, `(x_i - mean x_i) (x_j - mean x_j)` is
-    averaged over all other axes of the operand. The averages are added up over the positions that a
-    channel has on the axis, and over everything that reads the group. Positions that are kept only
-    with several channels (heads times head dimension) are not seen.
+    Wherever the function sums over an axis of channels, the product of two channels is averaged
+    over all other axes of the operand: `x_i x_j`, or `(x_i - mean x_i) (x_j - mean x_j)`. The
+    averages are added up over the positions that a channel has on the axis, and over everything
+    that reads the group. Positions that are kept only with several channels (heads times head
+    dimension) are not seen.
 
     Args:
       fn: any function `fn(params, *arguments)`, as for `activity`.
       structure: what `trace` returned.
       params: the dense parameters.
       *arguments: inputs.
+      centred: whether channels are taken less their means: covariances.
 
     Returns:
       float32 [size, size] for each group, zero where nothing was seen.
@@ -69,7 +71,7 @@ def covariances(
 
     def outputs(mask: Any, taps: Any) -> Any:
         def kind(structure: Structure, masks: Any, table: Any) -> _Paired:
-            return _Paired(structure, masks, table, taps)
+            return _Paired(structure, masks, table, taps, centred)
 
         observed = masked_by(kind, fn, structure)
         leaves = jax.tree.leaves(observed(params, structure.unflatten(mask), *arguments))
@@ -91,18 +93,22 @@ class _Observed(Masked):
 
 
 class _Paired(Masked):
-    """Masks of ones, and for each group a matrix whose derivative is a covariance.
+    """Masks of ones, and for each group a matrix whose derivative is its second moments.
 
     Args:
       structure: the structure of the parameters.
       masks: the masks of its groups.
       table: atoms 1 to C are the structure's channels.
       taps: [size, size] for each group.
+      centred: whether means are taken off.
     """
 
-    def __init__(self, structure: Structure, masks: Any, table: AtomTable, taps: list[Any]):
+    def __init__(
+        self, structure: Structure, masks: Any, table: AtomTable, taps: list[Any], centred: bool
+    ):
         super().__init__(structure, masks, table)
         self._taps = taps
+        self._centred = centred
 
     @property
     def masks(self) -> Any:
@@ -126,6 +132,9 @@ class _Paired(Masked):
             if len(positions) and len(positions) % size == 0:
                 ordered = positions[np.argsort(entries[positions], kind="stable")]
                 seen = jnp.moveaxis(value, d, -1)[..., ordered.reshape(size, -1)]
+                seen = seen.reshape(-1, *seen.shape[-2:]).astype(tap.dtype)
+                if self._centred:
+                    seen = seen - seen.mean(0)
                 value = _pair(value, seen, tap)
         return value
 
@@ -135,19 +144,17 @@ class _Paired(Masked):
 
 @jax.custom_vjp
 def _pair(value: Any, seen: Any, tap: Any) -> Any:
-    """The value; the derivative of the tap is the covariance of `seen` [..., n, positions]."""
+    """The value; the derivative of the tap is the second moment of `seen` [rows, n, positions]."""
     return value
 
 
 def _forward_pair(value: Any, seen: Any, tap: Any) -> tuple[Any, Any]:
-    rows = seen.reshape(-1, *seen.shape[-2:]).astype(tap.dtype)
-    rows = rows - rows.mean(0)
-    covariance = jnp.einsum("bip,bjp->ij", rows, rows, precision=jax.lax.Precision.HIGHEST)
-    return value, covariance / len(rows)
+    products = jnp.einsum("bip,bjp->ij", seen, seen, precision=jax.lax.Precision.HIGHEST)
+    return value, products / len(seen)
 
 
-def _backward_pair(covariance: Any, cotangent: Any) -> tuple[Any, None, Any]:
-    return cotangent, None, covariance
+def _backward_pair(moments: Any, cotangent: Any) -> tuple[Any, None, Any]:
+    return cotangent, None, moments
 
 
 _pair.defvjp(_forward_pair, _backward_pair)

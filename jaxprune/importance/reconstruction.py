@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxprune.dependency import Structure, covariances
+from jaxprune.dependency import Structure, second_moments
 from jaxprune.importance.positions import members_of
 from jaxprune.importance.weights import reading_axes
 
@@ -60,22 +60,49 @@ def reconstruction(
     """
     if not damping > 0:
         raise ValueError(f"damping is {damping}, but must be above 0")
-    count = min(chunk, jax.tree.leaves(x)[0].shape[0])
-    chunks = jax.tree.leaves(x)[0].shape[0] // count
+    seen = read_together(structure, apply, params, x, centred=True, chunk=chunk)
+    scores = [
+        _removal_errors(covariance, products, damping)
+        for covariance, products in zip(seen, _products(structure, params), strict=True)
+    ]
+    return jnp.concatenate([jnp.zeros(0), *scores])
+
+
+def read_together(
+    structure: Structure,
+    apply: Callable[..., Any],
+    params: Any,
+    x: Any,
+    *,
+    centred: bool,
+    chunk: int,
+) -> list[Array]:
+    """`second_moments` of many examples, the mean over chunks of them.
+
+    Args:
+      structure: what `trace` returned.
+      apply: `apply(params, x)`, in inference mode.
+      params: the dense parameters.
+      x: the examples, any tree of arrays [B, ...].
+      centred: whether channels are taken less their means in a chunk.
+      chunk: how many examples are looked at at once. What is left over at the end is not looked at.
+
+    Returns:
+      float32 [size, size] for each group.
+    """
+    total = jax.tree.leaves(x)[0].shape[0]
+    count = min(chunk, total)
+    chunks = total // count
 
     @jax.jit
     def look(params: Any, number: Array) -> list[Array]:
         part = jax.tree.map(lambda v: jax.lax.dynamic_slice_in_dim(v, number * count, count), x)
-        return covariances(apply, structure, params, part)
+        return second_moments(apply, structure, params, part, centred=centred)
 
     seen = look(params, jnp.int32(0))
     for number in range(1, chunks):
         seen = jax.tree.map(jnp.add, seen, look(params, jnp.int32(number)))
-    scores = [
-        _removal_errors(covariance / chunks, products, damping)
-        for covariance, products in zip(seen, _products(structure, params), strict=True)
-    ]
-    return jnp.concatenate([jnp.zeros(0), *scores])
+    return [moments / chunks for moments in seen]
 
 
 def _products(structure: Structure, params: Any) -> list[Array]:

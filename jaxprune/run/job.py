@@ -11,8 +11,9 @@ import optax
 
 from jaxprune import costs, data, importance, models, training
 from jaxprune.budgets import Budget, make_budgets
+from jaxprune.compensation import compensate
 from jaxprune.config import RunConfig
-from jaxprune.dependency import Structure, masked, trace
+from jaxprune.dependency import Masks, Structure, masked, trace
 from jaxprune.problem import Problem, Trainer, assemble
 
 KEYS = {"search": 1, "random": 2, "finetune": 3, "semifinal": 4, "importance": 5}
@@ -125,6 +126,12 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         trainer=make_trainer(job, variables),
         scores=_importance(job, variables),
     )
+
+
+def compensated(job: Job, variables: Any, masks: Masks) -> Any:
+    """The variables with which the kept filters make up for the removed ones."""
+    x, _ = _batch(job, job.dataset.train)
+    return compensate(job.network.apply, job.structure, variables, masks, x)
 
 
 def _importance(job: Job, variables: Any) -> jax.Array:

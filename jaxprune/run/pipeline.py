@@ -25,7 +25,7 @@ from jaxprune.problem import Archive, Problem
 from jaxprune.report import architecture, contents, write_report
 from jaxprune.run import finalists, measuring
 from jaxprune.run.display import Display
-from jaxprune.run.job import Job, latency_input, pose
+from jaxprune.run.job import Job, compensated, latency_input, pose
 from jaxprune.run_folder import REPORT, RESULT, RunFolder, write_json
 
 T = TypeVar("T")
@@ -66,6 +66,8 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     baselines = _baselines(job, problem, variables)
     masks = {**tuned, **baselines}
     weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
+    if job.config.compensate:
+        weights = {name: compensated(job, weights[name], mask) for name, mask in masks.items()}
     networks = {
         name: compact(job.network.apply, job.structure, weights[name], mask)
         for name, mask in masks.items()

@@ -77,7 +77,9 @@ def test_a_flattened_map_is_compared_place_by_place():
     x = jax.random.normal(jax.random.key(1), (40, 3, 3, 2))
     variables = module.init(jax.random.key(2), x)
     structure = jaxprune.trace(module.apply, variables, x)
-    (covariance,) = jaxprune.dependency.covariances(module.apply, structure, variables, x)
+    (covariance,) = jaxprune.dependency.second_moments(
+        module.apply, structure, variables, x, centred=True
+    )
     kernel = variables["params"]["conv"]
     read = nn.relu(
         jax.lax.conv_general_dilated(

@@ -75,6 +75,21 @@ def test_as_many_semifinalists_as_finalists_train_nothing(run, tmp_path, capsys)
     assert archive["validation"][first] == archive["validation"].max()
 
 
+def test_compensation_helps_before_fine_tuning(tmp_path):
+    words = [
+        *("--method", "magnitude", "--model", "lenet300", "--search-examples", "512"),
+        *("--pretrain-epochs", "4", "--finetune-epochs", "0", "--budget", "0.1"),
+        *("--cache-dir", str(tmp_path / "cache")),
+    ]
+    assert main([*words, "--out", str(tmp_path / "plain")]) == 0
+    assert main([*words, "--compensate", "--out", str(tmp_path / "run")]) == 0
+    plain, helped = read(tmp_path / "plain/result.json"), read(tmp_path / "run/result.json")
+    for name in ("uniform_l1", "global_l1"):
+        before, after = (result["baselines"][name] for result in (plain, helped))
+        assert before["widths"] == after["widths"]
+        assert after["val_accuracy_before_finetuning"] > before["val_accuracy_before_finetuning"]
+
+
 def test_another_criterion_is_compared_with_uniform_pruning_by_it(run, tmp_path):
     words = [
         *("--method", "magnitude", "--model", "lenet300", "--search-examples", "64"),
