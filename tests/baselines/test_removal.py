@@ -25,8 +25,8 @@ def test_a_candidate_that_breaks_the_budget_stays_as_it_is(known_problem) -> Non
     np.testing.assert_array_equal(refill(problem, jnp.asarray(mask)), mask)
 
 
-@settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 2**31 - 1), budget=st.floats(0.4, 1.0))
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1), budget=st.sampled_from([0.4, 0.65, 1.0]))
 def test_nothing_is_lost_and_the_budget_is_used_up(known_problem, seed, budget) -> None:
     rng = np.random.default_rng(seed)
     sizes = (5, 2, 7)

@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     words = [
         *("--method", "random", "--model", "lenet300", "--search-examples", "64"),
         *("--pretrain-epochs", "2", "--finetune-epochs", "1", "--search.candidates", "24"),
-        *("--semifinalists", "6", "--semifinal-steps", "8", "--finalists", "2"),
+        *("--semifinalists", "6", "--semifinal-steps", "3", "--finalists", "2"),
         *("--cache-dir", str(tmp_path_factory.mktemp("cache"))),
     ]
     assert main([*words, "--out", str(out)]) == 0
@@ -59,6 +59,7 @@ def test_those_of_the_lowest_loss_after_a_few_steps_go_on(run):
     assert tuned == {"finetune finalist_1", "finetune finalist_2"}
 
 
+@pytest.mark.slow
 def test_as_many_semifinalists_as_finalists_train_nothing(run, tmp_path, capsys):
     words = [
         *("--method", "random", "--model", "lenet300", "--search-examples", "64"),
@@ -75,6 +76,7 @@ def test_as_many_semifinalists_as_finalists_train_nothing(run, tmp_path, capsys)
     assert archive["validation"][first] == archive["validation"].max()
 
 
+@pytest.mark.slow
 def test_compensation_helps_before_fine_tuning(tmp_path):
     words = [
         *("--method", "magnitude", "--model", "lenet300", "--search-examples", "512"),

@@ -9,11 +9,12 @@ from jaxprune import data
 from jaxprune.run import main
 from run.runs import lasting, read
 
-METHODS = ("l0", "autoprune", "group_lasso", "cges")
+LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("autoprune", "group_lasso")]
 TINY = [
     *("--model", "lenet300", "--search-examples", "64", "--examples", "200", "--prune-inputs"),
     *("--cost", "neurons", "--budget", "0.4"),
     *("--pretrain-epochs", "2", "--finetune-epochs", "1", "--search.epochs", "3"),
+    *("--semifinal-steps", "2"),
 ]
 
 
@@ -22,7 +23,14 @@ def cache(tmp_path_factory):
     return ["--cache-dir", str(tmp_path_factory.mktemp("cache"))]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        "l0",
+        "cges",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("autoprune", "group_lasso")),
+    ],
+)
 def test_a_run_meets_its_budget_and_the_network_loads(method, cache, tmp_path):
     out = tmp_path / "run"
     assert main(["--method", method, *TINY, *cache, "--out", str(out)]) == 0
