@@ -273,7 +273,9 @@ def picture(seeds: tuple[int, ...]) -> Figure:
     shown: dict[str, Any] = {}
     for axes, case in zip(figure.subplots(len(CASES)), CASES, strict=True):
         shown |= _draw(axes, case, seeds)
-    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        shown.values(), shown, loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
     return figure
 
 
