@@ -25,7 +25,15 @@ import optax
 from jax import Array
 
 from jaxprune.baselines import consumers, sparse_training
-from jaxprune.baselines.sparse_training import Batch, Learner, Method, Network, Plan, State
+from jaxprune.baselines.sparse_training import (
+    Batch,
+    Learner,
+    Method,
+    Network,
+    Plan,
+    State,
+    descended,
+)
 from jaxprune.dependency import Structure
 
 __all__ = ["Config", "State", "finished", "init", "search", "update"]
@@ -83,15 +91,15 @@ def _step(
     (value, new), slope = jax.value_and_grad(loss, has_aux=True)(
         params, learner.variables, opened(learner.gates), batch
     )
-    change, state = plan.optimizer().update(slope, learner.optimizer, params)
-    variables = {**learner.variables, **new, "params": optax.apply_updates(params, change)}
-
-    gate_slope = gates_slope(plan, network, variables, learner.gates, learner.strength, held_out)
+    learner = descended(plan, learner, slope, new)
+    gate_slope = gates_slope(
+        plan, network, learner.variables, learner.gates, learner.strength, held_out
+    )
     gate_change, gate_state = _gate_optimizer(plan.config).update(
         gate_slope, learner.gate_optimizer, learner.gates
     )
     gates = learner.gates + gate_change
-    return Learner(variables, gates, state, gate_state, learner.strength), value
+    return learner._replace(gates=gates, gate_optimizer=gate_state), value
 
 
 def gates_slope(

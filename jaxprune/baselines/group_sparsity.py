@@ -14,7 +14,15 @@ import optax
 from jax import Array
 
 from jaxprune.baselines import consumers
-from jaxprune.baselines.sparse_training import Batch, Learner, Method, Network, Plan, no_gates
+from jaxprune.baselines.sparse_training import (
+    Batch,
+    Learner,
+    Method,
+    Network,
+    Plan,
+    descended,
+    no_gates,
+)
 
 Shrink = Callable[[Plan, Any, Array], Any]
 """`shrink(plan, variables, amount)` -> the variables after a proximal step.
@@ -67,10 +75,9 @@ def method(shrink: Shrink) -> Method:
             return plan.loss(logits, batch.y), new
 
         (value, new), slope = jax.value_and_grad(loss, has_aux=True)(params)
-        change, state = plan.optimizer().update(slope, learner.optimizer, params)
-        variables = {**learner.variables, **new, "params": optax.apply_updates(params, change)}
-        variables = shrink(plan, variables, plan.learning_rate(number) * learner.strength)
-        return learner._replace(variables=variables, optimizer=state), value
+        learner = descended(plan, learner, slope, new)
+        threshold = plan.learning_rate(number) * learner.strength
+        return learner._replace(variables=shrink(plan, learner.variables, threshold)), value
 
     return Method(
         gates=no_gates,

@@ -24,7 +24,15 @@ import optax
 from jax import Array
 
 from jaxprune.baselines import consumers, sparse_training
-from jaxprune.baselines.sparse_training import Batch, Learner, Method, Network, Plan, State
+from jaxprune.baselines.sparse_training import (
+    Batch,
+    Learner,
+    Method,
+    Network,
+    Plan,
+    State,
+    descended,
+)
 from jaxprune.dependency import Structure
 
 __all__ = ["Config", "State", "finished", "init", "search", "update"]
@@ -111,13 +119,12 @@ def _step(
     (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
         params, learner.gates
     )
-    change, state = plan.optimizer().update(slope, learner.optimizer, params)
+    learner = descended(plan, learner, slope, new)
     gate_change, gate_state = _gate_optimizer(plan.config).update(
         gate_slope, learner.gate_optimizer, learner.gates
     )
     gates = jnp.clip(learner.gates + gate_change, SMALLEST, LARGEST)
-    variables = {**learner.variables, **new, "params": optax.apply_updates(params, change)}
-    return Learner(variables, gates, state, gate_state, learner.strength), value
+    return learner._replace(gates=gates, gate_optimizer=gate_state), value
 
 
 def _in_use(plan: Plan, learner: Learner) -> Array:

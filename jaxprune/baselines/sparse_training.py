@@ -128,6 +128,22 @@ Network = Callable[[Any, Array, Array], tuple[Array, Any]]
 """`network(variables, gates [N], x)` -> logits and the changed collections, in training mode."""
 
 
+def descended(plan: Plan, learner: Learner, slope: Any, collections: Any) -> Learner:
+    """The learner after a step of the weights' optimizer.
+
+    Args:
+        plan: what stays the same.
+        learner: before the step.
+        slope: the gradient, a tree like the weights.
+        collections: what the network's call has changed, such as running means.
+    """
+    params = learner.variables["params"]
+    change, state = plan.optimizer().update(slope, learner.optimizer, params)
+    params = optax.apply_updates(params, change)
+    variables = {**learner.variables, **collections, "params": params}
+    return learner._replace(variables=variables, optimizer=state)
+
+
 class Method(NamedTuple):
     """What distinguishes a method.
 

@@ -55,14 +55,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code, as `jaxprune.console.ended` has it.
     """
-    options = tyro.cli(
-        Arguments,
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    return console.ended(lambda: _run(options))
+    return console.run(Arguments, _run, argv, program=PROGRAM, description=DESCRIPTION)
 
 
 def _run(options: Arguments) -> None:

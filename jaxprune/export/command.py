@@ -63,14 +63,13 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code, as `jaxprune.console.ended` has it.
     """
-    options = tyro.cli(
+    return console.run(
         Arguments,
-        prog=PROGRAM,
+        lambda options: print(export(options)),
+        argv,
+        program=PROGRAM,
         description=DESCRIPTION,
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
-    return console.ended(lambda: print(export(options)))
 
 
 def export(options: Arguments) -> str:
