@@ -4,9 +4,10 @@
     python experiments/acnn_ablation.py --runs /tmp/runs --rows mnist         # some of them
     python experiments/acnn_ablation.py                                       # the page alone
 
-The same searches with and without the L1 norm's proximal step, five seeds each, for two agents: the
-tool's ACNN, whose actions are bounded so that every network meets the budget, and the paper's,
-which has the reward alone to hold it and an actor that learns as fast as the critic. Pairs have the
+The same searches with and without the L1 norm's proximal step, five seeds each, for three agents:
+the tool's ACNN, whose actions are bounded so that every network meets the budget; the same with a
+replay buffer that is cleared after each round, as the paper says; and the paper's, which also has
+the reward alone to hold the budget and an actor that learns as fast as the critic. Pairs have the
 same dense network, random numbers and fine-tuning. What the step changes is the mean of the paired
 differences, with their sample deviation. The rows of the tool's ACNN with the step are those of
 `acnn_tables.py`. Writes `experiments/results/acnn_ablation.md`.
@@ -26,8 +27,13 @@ SEEDS = (0, 1, 2, 3, 4)
 LAST = 10
 """Rounds at the end of a search whose rewards and networks are averaged."""
 
-PAPERS_AGENT = ("--search.unbounded", "--search.actor-rate", "1e-3")
-AGENTS = {"bounded": (), "the paper's agent": PAPERS_AGENT}
+CLEARED = ("--search.replay", "None")
+AGENTS = {
+    "bounded": (),
+    "replay cleared": CLEARED,
+    "the paper's agent": (*CLEARED, "--search.unbounded", "--search.actor-rate", "1e-3"),
+}
+SHORT = {"bounded": "bounded", "replay cleared": "cleared", "the paper's agent": "paper"}
 WITHOUT = ("--search.shrinkage", "0")
 
 
@@ -73,9 +79,8 @@ def row(case: str, agent: str, proximal: bool, seed: int) -> Row:
     """The run of an agent with or without the proximal step."""
     tool = acnn_tables.row(case, "acnn", paper_ncr(case), seed)
     words = (*tool.words, *AGENTS[agent], *(() if proximal else WITHOUT))
-    name = "paper" if AGENTS[agent] else "bounded"
     step = "with" if proximal else "without"
-    return tool._replace(name=f"{case}-{name}-{step}-{seed}", words=words)
+    return tool._replace(name=f"{case}-{SHORT[agent]}-{step}-{seed}", words=words)
 
 
 def place(case: str, agent: str, proximal: bool, seed: int) -> tuple[Row, Any]:

@@ -138,7 +138,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"| {model} | {dataset} | {recipe.epochs} | {recipe.batch_size} | {recipe.optimizer} "
             f"| {recipe.learning_rate} | {recipe.weight_decay} | {recipe.warmup} "
-            f"| {recipe.label_smoothing} | {'yes' if recipe.augment else 'no'} |"
+            f"| {recipe.label_smoothing} | {recipe.augment} |"
         )
     return "\n".join(lines) + "\n"
 

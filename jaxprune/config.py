@@ -131,6 +131,10 @@ class RunConfig:
     """How many candidates are fine-tuned to the end; the one with the highest validation accuracy
     after it is the result."""
 
+    baselines: _Names = ("uniform_l1", "global_l1", "random", "uniform")
+    """What the result is compared with, each fine-tuned as it is: uniform_l1, global_l1, random,
+    and uniform, in the order of --importance, where that is not l1. With no name: nothing."""
+
     statistics: _Name = "batch"
     """What BatchNorm normalises by while candidates are compared: batch, the statistics of the
     scored images, which tells more about the accuracy after fine-tuning (Li et al., EagleEye, ECCV
@@ -144,6 +148,9 @@ class RunConfig:
 
 
 _PLURALS = {"importance": "criteria"}
+
+BASELINES = RunConfig().baselines
+"""Choices of `RunConfig.baselines`."""
 
 STATISTICS = ("batch", "dense")
 """Choices of `RunConfig.statistics`."""
@@ -171,6 +178,7 @@ def check(config: RunConfig) -> None:
         ("model", config.model, (*models.NAMES, None)),
         ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
+        *(("baseline", name, BASELINES) for name in config.baselines),
     ):
         if value not in names:
             known = ", ".join(name for name in names if name is not None)

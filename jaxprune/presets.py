@@ -68,10 +68,11 @@ PAPER_SEARCH: dict[str, dict[str, Any]] = {
         "ratio_rise": 0.05,
         "episodes": 32,
     },
-    # Algorithm 1: one pass over the replay in each of the about 100 iterations, plain rewards, and
-    # one learning rate. The reward alone holds the budget.
+    # Algorithm 1: one pass over the replay in each of the about 100 iterations, after which it is
+    # cleared, plain rewards, and one learning rate. The reward alone holds the budget.
     "acnn": {
         "iterations": 100,
+        "replay": None,
         "updates": 1,
         "baseline_rate": 0.0,
         "actor_rate": 1e-3,

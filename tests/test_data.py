@@ -174,6 +174,33 @@ def test_augmentation_shifts_and_mirrors():
     assert not np.array_equal(augmented, data.augment(jax.random.key(1), images))
 
 
+@pytest.mark.parametrize("kind", ["shift", "shift_mirror"])
+def test_half_of_the_images_move_by_a_pixel(kind):
+    random = np.random.default_rng(0)
+    images = random.integers(1, 256, (2000, 5, 4, 1), np.uint8)
+    changed = np.asarray(data.augment(jax.random.key(0), images, kind))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    seen = np.zeros((3, 3, 2))
+    for image, result in zip(padded, changed, strict=True):
+        (match,) = [
+            (down, right, flip)
+            for down in range(3)
+            for right in range(3)
+            for flip in (0, 1)
+            if np.array_equal(image[down : down + 5, right : right + 4][:, :: 1 - 2 * flip], result)
+        ]
+        seen[match] += 1 / len(images)
+    still, flipped = seen.sum(2)[1, 1], seen[..., 1].sum()
+    assert abs(still - (1 / 2 + 1 / 18)) < 0.05  # a ninth of those that may move stay
+    assert np.all(np.abs(np.delete(seen.sum(2).ravel(), 4) - 1 / 18) < 0.02)
+    assert flipped == 0 if kind == "shift" else abs(flipped - 1 / 2) < 0.05
+
+
+def test_no_augmentation_returns_the_images():
+    images = np.ones((2, 3, 3, 1), np.uint8)
+    assert data.augment(jax.random.key(0), images, "none") is images
+
+
 # --- preparing -----------------------------------------------------------------------------------
 
 

@@ -115,6 +115,7 @@ def test_learning_rate_rises_and_then_follows_a_cosine_to_zero():
         ("weight_decay", -1e-4, "0 or more"),
         ("warmup", -1.0, "0 or more"),
         ("label_smoothing", 1.0, r"in \[0, 1\)"),
+        ("augment", True, "none or shift or shift_mirror or crop_mirror"),
         ("precision", "float16", "auto, float32 or bfloat16"),
     ],
 )
@@ -128,10 +129,14 @@ def test_every_model_and_dataset_has_recipes():
         for dataset in data.NAMES:
             pretrain = training.default_recipe(model, dataset)
             finetune = training.default_recipe(model, dataset, phase="finetune")
-            assert 0 < finetune.epochs < pretrain.epochs
-            assert finetune.learning_rate <= pretrain.learning_rate
             convolutional = model not in ("lenet300", "mlp")
-            assert pretrain.augment == (dataset == "cifar10" and convolutional)
+            nothing_new = convolutional or dataset == "digits"
+            assert 0 < finetune.epochs
+            assert finetune.epochs < pretrain.epochs or not nothing_new
+            assert finetune.learning_rate <= pretrain.learning_rate
+            cropped = dataset == "cifar10" and convolutional
+            assert pretrain.augment == ("crop_mirror" if cropped else "none")
+            assert (finetune.augment == pretrain.augment) == nothing_new
     with pytest.raises(ValueError, match="unknown phase 'test'"):
         training.default_recipe("cnn", "digits", phase="test")
 
@@ -247,7 +252,7 @@ def test_augmentation_is_inside_the_step_and_differs_from_step_to_step():
         return logits, {"seen": variables["seen"] + x.sum(0)}
 
     variables = {"params": {"kernel": jnp.zeros((1, 1))}, "seen": jnp.zeros((9, 9, 1))}
-    recipe = Recipe(epochs=4, batch_size=4, augment=True, precision="float32")
+    recipe = Recipe(epochs=4, batch_size=4, augment="crop_mirror", precision="float32")
     fitted, _ = training.fit(
         recording, variables, split, lambda images: images.astype(jnp.float32), recipe,
         jax.random.key(0),

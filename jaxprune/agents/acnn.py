@@ -2,17 +2,18 @@
 
 "Automatic Compression of Neural Network with Deep Reinforcement Learning Based on Proximal Gradient
 Method" (Mathematics 2023, 11, 338): state [t, n, p, l_p], L1 order of the neurons, the reward of
-eq. 3 after every layer's step, a replay buffer that is cleared after each round (Algorithm 1), and
-an L1 penalty on actor and critic by proximal steps (eqs. 8 to 11); `--search.shrinkage 0` is its
-"ACNN without pro". The expected compression rate is the budget's: `--cost neurons --budget 0.289`
+eq. 3 after every layer's step, and an L1 penalty on actor and critic by proximal steps (eqs. 8 to
+11); `--search.shrinkage 0` is its "ACNN without pro". The expected compression rate is the budget's: `--cost neurons --budget 0.289`
 expects 1 / 0.289 = 3.46.
 
 The paper publishes the learning rate, 0.001, and that rewards settle within about 100 iterations.
 **All other numbers are this project's own.** Departures, each for what it did on LeNet-300-100:
 
 - Adam where the paper prints plain gradient steps.
-- Several passes over the replay before it is cleared, where Algorithm 1 makes one: a round has too
-  few steps for one to teach anything.
+- The replay buffer keeps 50 episodes, where Algorithm 1 clears it after each round, and a round
+  learns from 32 minibatches of it, where Algorithm 1 makes one pass. From the few and ever more
+  alike steps of late rounds alone the critic forgets the rest, and the actor walks off to a bound
+  and stays there. `--search.replay None` clears it; `experiments/acnn_ablation.py` has both.
 - AMC's moving average comes off the rewards. Without it the critic first learns that everything is
   worth more than nothing, and the actor follows it to removing all or nothing, and stays there.
 - AMC's bound holds every network to the budget, and the actor learns a tenth as fast as the critic
@@ -59,7 +60,7 @@ class Config(ddpg.Config):
     sigma_decay: float = 0.99
     """The factor of the exploring deviation from one episode to the next."""
 
-    replay: int | None = None
+    replay: int | None = 50
     """Episodes that the replay buffer keeps; None: those of one round (ACNN)."""
 
     updates: int | None = 32

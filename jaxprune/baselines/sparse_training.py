@@ -372,9 +372,7 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
     look_key, augment_key, step_key = jax.random.split(jax.random.fold_in(key, step), 3)
 
     def batch(split: tuple[Array, Array], index: Array) -> Batch:
-        images = split[0][index]
-        if plan.recipe.augment:
-            images = augment(augment_key, images)
+        images = augment(augment_key, split[0][index], plan.recipe.augment)
         return Batch(preprocess(images), split[1][index])
 
     looked_at = None

@@ -1,6 +1,7 @@
 """What happens to a batch of images on the device: augmentation and normalisation."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ from jax import Array
 
 from jaxprune.data.types import Dataset
 
-PADDING = 4
-"""Pixels by which `augment` may shift an image, in each direction."""
+Augmentation = Literal["none", "shift", "shift_mirror", "crop_mirror"]
+"""What `augment` does to images."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,41 @@ def preprocess(dataset: Dataset, flat: bool) -> Preprocess:
     return Preprocess(tuple(dataset.mean.tolist()), tuple(dataset.std.tolist()), flat)
 
 
-def augment(key: Array, images: Array) -> Array:
-    """Shifts each image by up to 4 pixels and mirrors it left to right half of the time.
+def augment(key: Array, images: Array, kind: Augmentation = "crop_mirror") -> Array:
+    """Changes each image at random in a way that keeps its class. Jit-able.
 
-    The usual CIFAR-10 augmentation (He et al., arXiv 1512.03385, section 4.2): pad by 4 zero
-    pixels on each side, crop at random, flip at random. Jit-able.
+    - `"shift"`: half of the images move by one pixel at most, down or up and to the right or left.
+    - `"shift_mirror"`: the same, and half of all images are mirrored left to right.
+    - `"crop_mirror"`: every image moves by up to 4 pixels, and half are mirrored: the usual
+      augmentation of CIFAR-10 (He et al., arXiv 1512.03385, section 4.2).
+
+    What moves in from outside is zero.
 
     Args:
         key: A PRNG key; consumed.
         images: uint8 `[B, H, W, C]`.
+        kind: What is done; `"none"` returns the images.
 
     Returns:
         Images of the same shape and type.
     """
+    if kind == "none":
+        return images
     count, height, width, channels = images.shape
+    pixels = 4 if kind == "crop_mirror" else 1
     corner_key, flip_key = jax.random.split(key)
-    corners = jax.random.randint(corner_key, (count, 2), 0, 2 * PADDING + 1)
-    flips = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
-    border = (PADDING, PADDING)
+    corners = jax.random.randint(corner_key, (count, 2), 0, 2 * pixels + 1)
+    if kind != "crop_mirror":
+        moved = jax.random.bernoulli(jax.random.fold_in(corner_key, 1), shape=(count, 1))
+        corners = jnp.where(moved, corners, pixels)
+    border = (pixels, pixels)
     padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
 
     def crop(image: Array, corner: Array) -> Array:
         return jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels))
 
     cropped = jax.vmap(crop)(padded, corners)
+    if kind == "shift":
+        return cropped
+    flips = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
     return jnp.where(flips, cropped[:, :, ::-1], cropped)

@@ -49,7 +49,7 @@ def _names(runs: Sequence[Contents]) -> list[str]:
 def _row(name: str, run: Contents) -> dict[str, Any]:
     result = run.result
     dense, pruned = result["dense"], result["pruned"]
-    best = max(row["test_accuracy"] for row in result["baselines"].values())
+    best = max((row["test_accuracy"] for row in result["baselines"].values()), default=None)
     return {
         "name": name,
         "result": result,

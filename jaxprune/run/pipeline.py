@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxprune import costs, data, export, importance, training
 from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
-from jaxprune.config import device
+from jaxprune.config import BASELINES, device
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.export.rebuild import describe
 from jaxprune.problem import Archive, Problem
@@ -29,10 +29,6 @@ from jaxprune.run.job import Job, compensated, latency_input, pose
 from jaxprune.run_folder import REPORT, RESULT, RunFolder, write_json
 
 T = TypeVar("T")
-
-BASELINES = ("uniform_l1", "global_l1", "random", "uniform")
-"""What every answer is compared with. "uniform" takes filters in the order of the run's own
-criterion, and is left out where that is L1."""
 
 LARGEST_DIFFERENCE = 1e-3
 """Of masked and compact outputs, as a fraction of the largest output: far above what another order
@@ -246,12 +242,17 @@ def _found(problem: Problem, archive: Archive, seconds: float) -> str:
 
 def _baselines(job: Job, problem: Problem, variables: Any) -> dict[str, dict[str, np.ndarray]]:
     by_norm = problem._replace(importance=importance.l1(job.structure, variables))
-    flat = [uniform_l1(by_norm), global_l1(by_norm), random_mask(problem, job.key("random"))]
-    if job.config.importance != "l1":
-        flat.append(uniform_l1(problem))
+    makers: dict[str, Callable[[], Any]] = {
+        "uniform_l1": lambda: uniform_l1(by_norm),
+        "global_l1": lambda: global_l1(by_norm),
+        "random": lambda: random_mask(problem, job.key("random")),
+    }
+    if job.config.importance != "l1":  # otherwise it is uniform_l1
+        makers["uniform"] = lambda: uniform_l1(problem)
     return {
-        name: job.structure.unflatten(np.asarray(mask, np.uint8))
-        for name, mask in zip(BASELINES, flat, strict=False)
+        name: job.structure.unflatten(np.asarray(make(), np.uint8))
+        for name, make in makers.items()
+        if name in job.config.baselines
     }
 
 

@@ -173,8 +173,7 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
     state, metrics = carry
     recipe = plan.recipe
     images, labels = examples[0][index], examples[1][index]
-    if recipe.augment:
-        images = augment(key, images)
+    images = augment(key, images, recipe.augment)
     cast = _to_bfloat16 if recipe.precision == "bfloat16" else lambda tree: tree
     x = cast(preprocess(images))
 
