@@ -131,7 +131,7 @@ def test_every_model_and_dataset_has_recipes():
             finetune = training.default_recipe(model, dataset, phase="finetune")
             convolutional = model not in ("lenet300", "mlp")
             nothing_new = convolutional or dataset == "digits"
-            assert 0 < finetune.epochs
+            assert finetune.epochs > 0
             assert finetune.epochs < pretrain.epochs or not nothing_new
             assert finetune.learning_rate <= pretrain.learning_rate
             cropped = dataset == "cifar10" and convolutional

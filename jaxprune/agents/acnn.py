@@ -3,8 +3,8 @@
 "Automatic Compression of Neural Network with Deep Reinforcement Learning Based on Proximal Gradient
 Method" (Mathematics 2023, 11, 338): state [t, n, p, l_p], L1 order of the neurons, the reward of
 eq. 3 after every layer's step, and an L1 penalty on actor and critic by proximal steps (eqs. 8 to
-11); `--search.shrinkage 0` is its "ACNN without pro". The expected compression rate is the budget's: `--cost neurons --budget 0.289`
-expects 1 / 0.289 = 3.46.
+11); `--search.shrinkage 0` is its "ACNN without pro". The expected compression rate is the
+budget's: `--cost neurons --budget 0.289` expects 1 / 0.289 = 3.46.
 
 The paper publishes the learning rate, 0.001, and that rewards settle within about 100 iterations.
 **All other numbers are this project's own.** Departures, each for what it did on LeNet-300-100:

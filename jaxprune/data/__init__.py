@@ -14,7 +14,17 @@ from jaxprune.data.pipeline import Augmentation, Preprocess, augment, preprocess
 from jaxprune.data.types import Dataset, Split, subset
 from jaxprune.errors import UserError
 
-__all__ = ["NAMES", "Augmentation", "Dataset", "Preprocess", "Split", "augment", "load", "preprocess", "subset"]
+__all__ = [
+    "NAMES",
+    "Augmentation",
+    "Dataset",
+    "Preprocess",
+    "Split",
+    "augment",
+    "load",
+    "preprocess",
+    "subset",
+]
 
 NAMES: tuple[str, ...] = ("digits", *prepared.FORMATS)
 """The names that `load` knows."""

@@ -1,7 +1,8 @@
 """Importance by what the next layers lose if their other weights make up for a channel."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,35 @@ def _products(structure: Structure, params: Any) -> list[Array]:
     return found
 
 
+BLOCK = 64
+"""Removals between two updates of whole matrices, which are products of matrices then."""
+
+
+class _Removals(NamedTuple):
+    """Greedy elimination of n channels, the changes of the current block kept apart.
+
+    The inverse covariance is `inverse - scaled scaled^T`, the products of the reading weights are
+    `products - shares rows^T - rows shares^T`.
+
+    Attributes:
+        inverse: before the block, `[n, n]`.
+        products: before the block, `[n, n]`.
+        variances: the diagonal of the inverse now, `[n]`.
+        squares: the diagonal of the products now, `[n]`.
+        left: which channels are left, bool `[n]`.
+        total: the error so far, `[]`.
+        errors: after each channel's removal, `[n]`.
+    """
+
+    inverse: Array
+    products: Array
+    variances: Array
+    squares: Array
+    left: Array
+    total: Array
+    errors: Array
+
+
 @jax.jit
 def _removal_errors(covariance: Array, products: Array, damping: float) -> Array:
     """Greedy elimination: the error after each channel's removal, [n].
@@ -134,19 +164,52 @@ def _removal_errors(covariance: Array, products: Array, damping: float) -> Array
     size = jnp.where(size > 0, size, 1.0)
     scaled = jnp.where(jnp.trace(covariance) > 0, covariance / size, jnp.eye(count))
     inverse = jnp.linalg.inv(scaled + damping * jnp.eye(count))
+    block = min(BLOCK, count)
+    state = _Removals(
+        inverse,
+        products,
+        jnp.diagonal(inverse),
+        jnp.diagonal(products),
+        jnp.ones(count, bool),
+        jnp.float32(0),
+        jnp.zeros(count),
+    )
+    state = jax.lax.fori_loop(0, -(-count // block), lambda _, s: _remove_block(s, block), state)
+    return state.errors * size
 
-    def remove(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        inverse, products, left, total, errors = state
-        variances = jnp.maximum(jnp.diagonal(inverse), 1e-12)
-        rises = jnp.maximum(jnp.diagonal(products), 0.0) / variances
-        worst = jnp.argmin(jnp.where(left, rises, jnp.inf))
-        total += rises[worst]
-        share = inverse[:, worst] / variances[worst]
-        row = products[worst]
-        products += share[:, None] * (share * row[worst] - row) - row[:, None] * share
-        inverse -= share[:, None] * inverse[worst]
-        left, errors = left.at[worst].set(False), errors.at[worst].set(total)
-        return inverse, products, left, total, errors
 
-    start = inverse, products, jnp.ones(count, bool), jnp.float32(0), jnp.zeros(count)
-    return jax.lax.fori_loop(0, count, remove, start)[-1] * size
+def _remove_block(state: _Removals, block: int) -> _Removals:
+    """Removes `block` channels, or as many as are left."""
+    count = len(state.left)
+
+    def remove(step: Array, carry: tuple[_Removals, Array, Array, Array]) -> tuple:
+        state, scaled, shares, rows = carry
+        variances = jnp.maximum(state.variances, 1e-12)
+        rises = jnp.maximum(state.squares, 0.0) / variances
+        worst = jnp.argmin(jnp.where(state.left, rises, jnp.inf))
+        variance, any_left = variances[worst], state.left[worst]
+        column = state.inverse[:, worst] - scaled @ scaled[worst]
+        row = state.products[:, worst] - shares @ rows[worst] - rows @ shares[worst]
+        share = column / variance
+        # Half of what is added with the share's own square goes to each of two equal terms.
+        row -= share * row[worst] / 2
+        column, share, row = (jnp.where(any_left, vector, 0.0) for vector in (column, share, row))
+        total = state.total + jnp.where(any_left, rises[worst], 0.0)
+        state = state._replace(
+            variances=state.variances - column * share,
+            squares=state.squares - 2 * share * row,
+            left=state.left.at[worst].set(False),
+            total=total,
+            errors=state.errors.at[worst].set(jnp.where(any_left, total, state.errors[worst])),
+        )
+        scaled = scaled.at[:, step].set(column / jnp.sqrt(variance))
+        return state, scaled, shares.at[:, step].set(share), rows.at[:, step].set(row)
+
+    empty = jnp.zeros((count, block))
+    state, scaled, shares, rows = jax.lax.fori_loop(0, block, remove, (state, empty, empty, empty))
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    both = product(shares, rows.T)
+    return state._replace(
+        inverse=state.inverse - product(scaled, scaled.T),
+        products=state.products - both - both.T,
+    )

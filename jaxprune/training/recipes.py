@@ -50,7 +50,10 @@ class Recipe:
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "warmup": (self.warmup >= 0, "0 or more"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
-            "augment": (self.augment in get_args(Augmentation), " or ".join(get_args(Augmentation))),
+            "augment": (
+                self.augment in get_args(Augmentation),
+                " or ".join(get_args(Augmentation)),
+            ),
             "precision": (
                 self.precision in ("auto", "float32", "bfloat16"),
                 "auto, float32 or bfloat16",

@@ -37,6 +37,7 @@ def result(seed=0, widths=(200, 100, 40), accuracy=0.97, seconds=10.0):
             "uniform_l1": network(0.975, 0.6),
             "global_l1": network(0.96, 0.6),
             "random": network(0.95, 0.1),
+            "uniform": network(0.965, 0.6),
         },
         "search": {"seconds": seconds, "device": "here"},
     }
@@ -105,12 +106,12 @@ def test_what_is_printed_as_flops_is_not_multiply_adds():
 
 def test_every_row_is_a_command_that_the_tool_takes():
     names = [row.name for row in acnn_tables.all_rows(acnn_tables.CURVE_SEEDS)]
-    assert len(set(names)) == len(names) == 3 * 9 * (5 + 4)
+    assert len(set(names)) == len(names) == 3 * (11 * 5 + 10 * 4)
     commands = [
         *(
             acnn_tables.row(case, m, 6.0, 1)
             for case in acnn_paper.CASES
-            for m in acnn_tables.METHODS
+            for m in (*acnn_tables.METHODS, acnn_tables.SIMPLE, acnn_tables.DENSE)
         ),
         *(
             acnn_ablation.row("mnist", agent, step, 2)
@@ -151,31 +152,37 @@ def test_a_row_of_the_table_is_mean_and_deviation_over_seeds(tables):
     assert line["agent's zeros, %"] == "25.0 ± 0.0"
 
 
-def test_baselines_are_taken_from_whichever_row_was_run(tables):
+def test_baselines_are_taken_from_the_run_that_has_them(tables):
     ncr = acnn_tables.paper_ncr("mnist")
-    keep(acnn_tables.row("mnist", "l0", ncr, 3), tables, result(3))
+    keep(acnn_tables.row("mnist", "l0", ncr, 3), tables, result(3, accuracy=0.9))
+    assert acnn_tables.points("mnist", "global_l1", ncr, acnn_tables.SEEDS) == []
+    keep(acnn_tables.row("mnist", "baselines", ncr, 3), tables, result(3))
     (point,) = acnn_tables.points("mnist", "global_l1", ncr, acnn_tables.SEEDS)
     assert point.after == pytest.approx(2.0)
-    assert acnn_tables.points("mnist", "acnn", ncr, acnn_tables.SEEDS) == []
-    assert acnn_tables.points("mnist", "uniform_reconstruction", ncr, acnn_tables.SEEDS) == []
-    made = result(3)
-    made["baselines"]["uniform"] = made["pruned"]
-    keep(acnn_tables.row("mnist", "amc_reconstruction", ncr, 3), tables, made)
     (point,) = acnn_tables.points("mnist", "uniform_reconstruction", ncr, acnn_tables.SEEDS)
-    assert point.after == pytest.approx(1.0)
+    assert point.after == pytest.approx(1.5)
 
 
 def test_the_verdict_names_the_lowest_and_compares_with_half_of_the_papers(tables):
     ncr = acnn_tables.paper_ncr("mnist")
     assert acnn_tables.verdict("mnist") == "ACNN: not run."
+    keep(acnn_tables.row("mnist", "baselines", ncr, 0), tables, result())
     keep(acnn_tables.row("mnist", "acnn", ncr, 0), tables, result(accuracy=0.97))
-    assert "ACNN loses 1.00 points here and 0.20 in the paper: more than half" in (
-        acnn_tables.verdict("mnist")
-    )
-    assert "uniform_l1 loses least, 0.50" in acnn_tables.verdict("mnist")
-    keep(acnn_tables.row("mnist", "acnn", ncr, 0), tables, result(accuracy=0.979))
-    assert "0.10 points here and 0.20 in the paper: at most half" in acnn_tables.verdict("mnist")
-    assert "acnn loses least" in acnn_tables.verdict("mnist")
+    verdict = acnn_tables.verdict("mnist")
+    assert "order of L1 norm loses 1.00 points, more than half of the 0.20" in verdict
+    assert "uniform_l1 loses least, 0.50" in verdict
+    best = acnn_tables.row("mnist", "acnn_reconstruction", ncr, 0)
+    keep(best, tables, result(accuracy=0.979))
+    verdict = acnn_tables.verdict("mnist")
+    assert "order of reconstruction loses 0.10 points, at most half of the 0.20" in verdict
+    assert "acnn_reconstruction loses least" in verdict
+
+
+def test_what_fine_tuning_makes_of_the_whole_network_is_given(tables):
+    ncr = acnn_tables.paper_ncr("mnist")
+    assert "none of it removed: not run." in acnn_tables.dense("mnist")
+    keep(acnn_tables.row("mnist", "dense", ncr, 0), tables, result(accuracy=0.985))
+    assert "none of it removed: 98.50." in acnn_tables.dense("mnist")
 
 
 def test_the_page_says_what_was_not_run(tables):

@@ -154,6 +154,6 @@ def test_the_published_settings():
     only = {"observation": "cacp", "targets": (0.3, 0.5, 0.7), "iterations": 113}
     assert dataclasses.asdict(cacp.Config()) == {**dataclasses.asdict(config), **only}
     paper = acnn.Config()
-    assert (paper.observation, paper.reward, paper.replay) == ("acnn", "balance", None)
+    assert (paper.observation, paper.reward, paper.replay) == ("acnn", "balance", 50)
     assert (paper.critic_rate, paper.targets_move) == (1e-3, "round")
     assert paper.shrinkage > 0
