@@ -35,6 +35,7 @@ from jaxprune.baselines.sparse_training import (
     descended,
 )
 from jaxprune.dependency import Structure
+from jaxprune.ranges import POSITIVE, require
 
 __all__ = ["Config", "State", "finished", "init", "search", "update"]
 
@@ -51,9 +52,7 @@ class Config(sparse_training.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("gate_learning_rate", "initial_gate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        require(self, POSITIVE, "gate_learning_rate", "initial_gate")
 
 
 def opened(gates: Array) -> Array:

@@ -25,6 +25,7 @@ from jax import Array
 
 from jaxprune.baselines import consumers, group_sparsity, sparse_training
 from jaxprune.baselines.sparse_training import Plan, State
+from jaxprune.ranges import UNIT, require
 
 __all__ = ["Config", "State", "finished", "init", "search", "update"]
 
@@ -44,9 +45,7 @@ class Config(sparse_training.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("first_mu", "mu_fall"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        require(self, UNIT, "first_mu", "mu_fall")
 
 
 def group_parts(plan: Plan) -> np.ndarray:

@@ -34,6 +34,7 @@ from jaxprune.baselines.sparse_training import (
     descended,
 )
 from jaxprune.dependency import Structure
+from jaxprune.ranges import INSIDE_UNIT, POSITIVE, require
 
 __all__ = ["Config", "State", "finished", "init", "search", "update"]
 
@@ -58,11 +59,8 @@ class Config(sparse_training.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.gate_learning_rate > 0:
-            raise ValueError(f"gate_learning_rate must be positive, not {self.gate_learning_rate}")
-        for name in ("drop_rate", "input_drop_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in (0, 1), not {getattr(self, name)}")
+        require(self, POSITIVE, "gate_learning_rate")
+        require(self, INSIDE_UNIT, "drop_rate", "input_drop_rate")
 
 
 def draw(log_odds: Array, uniform: Array) -> Array:

@@ -19,6 +19,7 @@ from jaxprune.baselines import candidates
 from jaxprune.baselines.removal import least_removal
 from jaxprune.envs import filterwise
 from jaxprune.problem import Archive, Problem, SearchResult, best
+from jaxprune.ranges import AT_LEAST_ONE, require
 
 
 def random_mask(problem: Problem, key: Array) -> Array:
@@ -53,9 +54,7 @@ class Config:
     """Masks evaluated together."""
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require(self, AT_LEAST_ONE, "candidates", "batch")
 
 
 class State(NamedTuple):

@@ -28,6 +28,7 @@ from jaxprune.dependency import Structure
 from jaxprune.errors import UserError
 from jaxprune.lowering import lower
 from jaxprune.problem import Archive, Material, Problem, SearchResult
+from jaxprune.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, require
 from jaxprune.training.arguments import as_argument
 from jaxprune.training.recipes import Recipe, learning_rate, optimizer
 
@@ -53,14 +54,9 @@ class Config:
     were in use, and falls as fast if nothing were."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
-        # Written so that NaN fails too.
-        if self.strength is not None and not self.strength >= 0:
-            raise ValueError(f"strength must not be negative, not {self.strength}")
-        for name in ("initial_strength", "strength_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        require(self, AT_LEAST_ONE, "epochs")
+        require(self, NOT_NEGATIVE, "strength")
+        require(self, POSITIVE, "initial_strength", "strength_rate")
 
 
 class Learner(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprune
-from jaxprune import data, models, run_folder
+from jaxprune import data, run_folder
 from jaxprune.config import RunConfig, to_json
 from jaxprune.export.rebuild import rebuild
 from jaxprune.methods import get
@@ -203,42 +203,6 @@ def refused(capsys, *words: str) -> str:
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("jaxprune: error: ")
     return line
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--model", "vgg99"], ["'vgg99'", *models.NAMES]),
-        (["--dataset", "imagenet"], ["'imagenet'", *data.NAMES]),
-        (["--method", "guess"], ["'guess'", "mcts", "magnitude", "random"]),
-        (
-            ["--cost", "joules"],
-            ["'joules'", "macs, params, neurons, latency", "module:"],
-        ),
-        (["--statistics", "mean"], ["'mean'", "batch", "dense"]),
-        (["--budget", "0"], ["--budget 0", "(0, 1]"]),
-        (["--budget", "1.5"], ["--budget 1.5", "(0, 1]"]),
-        (["--budget", "0.001"], ["0.001", "cannot be reached", "at least 0.0024"]),
-        (["--budget", "1", "1"], ["1 costs", "2 amounts"]),
-        (["--budget", "9ms"], ["9ms", "a time", "macs"]),
-        (["--cost", "macs", "macs", "--budget", "1", "1"], ["one budget", "macs, macs"]),
-        (["--cost", "nowhere:cost"], ["'nowhere:cost'", "imported", "nowhere"]),
-        (["--cost", "math:energy"], ["'math:energy'", "energy"]),
-        (["--cost", "math:pi"], ["'math:pi'", "float", "no function"]),
-        (["--latency-margin", "1"], ["--latency-margin 1", "[0, 1)"]),
-        (["--method", "mcts", "--cost", "latency"], ["mcts", "latency", "--method crl"]),
-        (["--model", "vgg16"], ["'vgg16'", "8x8", "cnn"]),
-        (["--dataset", "mnist", "--data-dir", "nowhere"], ["'mnist'", "nowhere", "prepare"]),
-        (["--resume"], ["--resume needs --out"]),
-        (["--seed", "-1"], ["--seed -1"]),
-    ],
-)
-def test_wrong_input_is_refused_in_one_line(words, says, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    line = refused(capsys, *([] if "--method" in words else ["--method", "random"]), *words)
-    for part in says:
-        assert part in line
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_dataset_is_refused(tmp_path, capsys):

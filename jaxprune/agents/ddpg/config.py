@@ -4,6 +4,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxprune.envs.observations import ENTRIES, Kind
+from jaxprune.ranges import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    UNIT,
+    UNIT_WITHOUT_0,
+    require,
+    require_one_of,
+)
 
 Reward = Literal["balance", "error", "error_log_macs", "error_log_params"]
 
@@ -101,41 +110,20 @@ class Config:
     """Networks of each round that are scored on the validation images: its best within budget."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("observation", self.observation, tuple(ENTRIES)),
-            ("reward", self.reward, ("balance", "error", "error_log_macs", "error_log_params")),
-            ("targets_move", self.targets_move, ("update", "round")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-        for name in ("iterations", "episodes", "batch", "validated"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.updates is not None and self.updates < 1:
-            raise ValueError(f"updates must be at least 1, not {self.updates}")
+        require_one_of(self, "observation", tuple(ENTRIES))
+        require_one_of(self, "reward", ("balance", "error", "error_log_macs", "error_log_params"))
+        require_one_of(self, "targets_move", ("update", "round"))
+        require(self, AT_LEAST_ONE, "iterations", "episodes", "batch", "validated", "updates")
         if self.replay is not None and self.replay < self.episodes:
             raise ValueError(
                 f"replay must hold the {self.episodes} episodes of a round, not {self.replay}"
             )
-        if self.warmup < 0:
-            raise ValueError(f"warmup must not be negative, not {self.warmup}")
         if len(self.hidden) != 2 or min(self.hidden) < 1:
             raise ValueError(f"hidden must be two widths of at least 1, not {self.hidden}")
-        # Written so that NaN fails too.
-        for name in ("expected_accuracy", "sigma", "actor_rate", "critic_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("beta", "shrinkage"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("max_ratio", "max_ratio_dense", "gamma", "baseline_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        for name in ("sigma_decay", "tau"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], not {getattr(self, name)}")
-        if any(not 0 < target <= 1 for target in self.targets):
-            raise ValueError(f"targets must lie in (0, 1], not {self.targets}")
+        require(self, POSITIVE, "expected_accuracy", "sigma", "actor_rate", "critic_rate")
+        require(self, NOT_NEGATIVE, "seconds", "warmup", "beta", "shrinkage")
+        require(self, UNIT, "max_ratio", "max_ratio_dense", "gamma", "baseline_rate")
+        require(self, UNIT_WITHOUT_0, "sigma_decay", "tau", "targets")
 
     def within_a_round(self) -> "Config":
         """The settings without those of the outer loop, so that changing these compiles nothing."""

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxprune.agents.mcts.network import Head
+from jaxprune.ranges import (
+    AT_LEAST_ONE,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    UNIT,
+    require,
+    require_one_of,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,9 @@ class Config:
     """AdamW steps of one round."""
 
     def __post_init__(self) -> None:
-        positive = (
+        require(
+            self,
+            AT_LEAST_ONE,
             "iterations",
             "patience",
             "games",
@@ -89,32 +100,23 @@ class Config:
             "batch_size",
             "learning_steps",
         )
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.queue_length < self.games:
             raise ValueError(
                 f"queue_length must hold one position of each of the {self.games} games, "
                 f"not {self.queue_length}"
             )
-        for name in ("temperature", "importance_prior", "exploration"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 <= self.dirichlet_fraction <= 1:
-            raise ValueError(
-                f"dirichlet_fraction must lie in [0, 1], not {self.dirichlet_fraction}"
-            )
-        if self.dirichlet_concentration <= 0:
-            raise ValueError(
-                f"dirichlet_concentration must be positive, not {self.dirichlet_concentration}"
-            )
-        choices = {
-            "tree_policy": ("puct", "gumbel"),
-            "terminal": ("evaluate", "value"),
-            "head": ("auto", "dense", "per_filter"),
-        }
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)!r}"
-                )
+        require(self, POSITIVE, "dirichlet_concentration", "learning_rate")
+        require(
+            self,
+            NOT_NEGATIVE,
+            "seconds",
+            "temperature",
+            "importance_prior",
+            "exploration",
+            "weight_decay",
+        )
+        require(self, UNIT, "dirichlet_fraction")
+        require(self, FINITE, "baseline")
+        require_one_of(self, "tree_policy", ("puct", "gumbel"))
+        require_one_of(self, "terminal", ("evaluate", "value"))
+        require_one_of(self, "head", ("auto", "dense", "per_filter"))

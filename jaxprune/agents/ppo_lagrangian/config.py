@@ -5,6 +5,17 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxprune.ranges import (
+    AT_LEAST_ONE,
+    INSIDE_UNIT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    UNIT,
+    UNIT_WITHOUT_1,
+    require,
+    require_one_of,
+)
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -75,30 +86,21 @@ class Learning:
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must be widths of at least 1, not {self.hidden}")
-        for name in ("minibatch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        # Written so that NaN fails too.
-        for name in ("learning_rate", "target_kl", "clip", "max_grad_norm", "initial_sigma"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in (
+        require(self, AT_LEAST_ONE, "minibatch_size", "epochs")
+        require(
+            self, POSITIVE, "learning_rate", "target_kl", "clip", "max_grad_norm", "initial_sigma"
+        )
+        require(
+            self,
+            NOT_NEGATIVE,
             "initial_multiplier",
             "multiplier_rate",
             "proportional_gain",
             "derivative_gain",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("reward_gamma", "reward_lambda", "cost_gamma", "cost_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not 0 <= self.violation_smoothing < 1:
-            raise ValueError(
-                f"violation_smoothing must lie in [0, 1), not {self.violation_smoothing}"
-            )
-        if self.dual not in ("ascent", "pid"):
-            raise ValueError(f"dual must be one of ascent, pid, not {self.dual!r}")
+        )
+        require(self, UNIT, "reward_gamma", "reward_lambda", "cost_gamma", "cost_lambda")
+        require(self, UNIT_WITHOUT_1, "violation_smoothing")
+        require_one_of(self, "dual", ("ascent", "pid"))
 
 
 @dataclass(frozen=True)
@@ -155,20 +157,15 @@ class Config(Learning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("iterations", "episodes", "validated", "online_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require(self, AT_LEAST_ONE, "iterations", "episodes", "validated", "online_steps")
+        require(self, NOT_NEGATIVE, "seconds")
         if not self.finetune_schedule or min(self.finetune_schedule) < 0:
             raise ValueError(
                 f"finetune_schedule must be one or more step counts of at least 0, not "
                 f"{self.finetune_schedule}"
             )
-        for name in ("initial_ratio", "ratio_rise"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], not {value}")
-        if self.initial_action is not None and not 0 < self.initial_action < 1:
-            raise ValueError(f"initial_action must lie in (0, 1), not {self.initial_action}")
+        require(self, UNIT, "initial_ratio", "ratio_rise")
+        require(self, INSIDE_UNIT, "initial_action")
 
     def within_a_round(self) -> "Config":
         """The settings without those of the outer loop, so that changing these compiles nothing."""
