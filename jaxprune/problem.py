@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxprune import importance
+from jaxprune import bucketed, importance
 from jaxprune.budgets import Budget, CostFunction, make_budgets
 from jaxprune.dependency import Structure, masked
 from jaxprune.errors import UserError
@@ -59,6 +59,19 @@ class Trainer(NamedTuple):
     material: Material | None = None
 
 
+class Host(NamedTuple):
+    """What scores candidates faster than a compiled search does; called from the host, not in jit.
+
+    Attributes:
+      evaluate: [..., N] -> the scores, [...], of `Problem.evaluate` up to the order in which
+        floating point numbers are added. Candidates that agree on the first groups share work.
+      validate: the same of `Problem.validate`.
+    """
+
+    evaluate: Callable[[Any], Scores]
+    validate: Callable[[Any], Scores]
+
+
 class Problem(NamedTuple):
     """A pruning problem over flat masks of N channels, 1 = keep, 0 = remove.
 
@@ -78,6 +91,8 @@ class Problem(NamedTuple):
       evaluate_steps: [K, T, N] -> `evaluate`'s scores, [K, T], of networks after each step of being
         pruned group by group: the first group's mask is the same in all T, and what depends on
         nothing else is computed once. None: they are evaluated one by one.
+      host: what a search should score its candidates with where it can leave compiled code; None
+        where that does not pay.
     """
 
     structure: Structure
@@ -89,6 +104,7 @@ class Problem(NamedTuple):
     budgets: tuple[Budget, ...] = ()
     trainer: Trainer | None = None
     evaluate_steps: Callable[[Array], Scores] | None = None
+    host: Host | None = None
 
     @property
     def traceable(self) -> bool:
@@ -113,6 +129,7 @@ def make_problem(
     cost: str | CostFunction | Sequence[str | CostFunction] = "macs",
     budget: float | str | Sequence[float | str] = 0.5,
     chunk: int | None = None,
+    host: bool | None = None,
 ) -> Problem:
     """The problem of pruning a trained classifier to a budget.
 
@@ -125,6 +142,8 @@ def make_problem(
       cost: one of `budgets.NAMES`, or a function of the compact network; or several of them.
       budget: what is allowed of each cost, as `budgets.parse_limit` takes it.
       chunk: how many candidates are evaluated at once, see `evaluate`.
+      host: whether searches score candidates from the host, each at its own widths
+        (`jaxprune.bucketed`); by default on a CPU if the network and its batch are large enough.
 
     Raises:
       UserError: a budget is impossible or below what can be reached, a cost is unknown, or the
@@ -144,6 +163,7 @@ def make_problem(
             apply, structure, params, train[0][:1], list(zip(names, limits, strict=True))
         ),
         chunk=chunk,
+        host=on_host(apply, structure, params, train, validation, wanted=host),
     )
 
 
@@ -158,6 +178,7 @@ def assemble(
     trainer: Trainer | None = None,
     scores: Array | None = None,
     chunk: int | None = None,
+    host: Host | None = None,
 ) -> Problem:
     """A problem from its parts; `make_problem` says what they are.
 
@@ -186,7 +207,52 @@ def assemble(
         budgets=budgets,
         trainer=trainer,
         evaluate_steps=steps,
+        host=host,
     )
+
+
+def on_host(
+    apply: Callable[..., Array],
+    structure: Structure,
+    params: Any,
+    train: tuple[Array, Array],
+    validation: tuple[Array, Array],
+    *,
+    wanted: bool | None = None,
+) -> Host | None:
+    """What scores candidates from the host; None if it does not pay, or is not wanted.
+
+    Args:
+      apply: what candidates are scored by, `apply(params, x) -> logits [B, classes]`.
+      structure: the structure of its parameters.
+      params: the trained parameters.
+      train: (x, y), the batch of the training split.
+      validation: (x, y), the same of the validation split.
+      wanted: None: on a CPU, if the network and the batch are large enough.
+    """
+    if not (bucketed.pays(structure, len(train[1])) if wanted is None else wanted):
+        return None
+
+    def on(batch: tuple[Array, Array]) -> Callable[[Any], Scores]:
+        @functools.cache
+        def prepared() -> Callable[[Any], Scores]:
+            return bucketed.evaluator(apply, structure, params, *batch)
+
+        return lambda masks: prepared()(masks)
+
+    return Host(on(train), on(validation))
+
+
+def scores(problem: Problem, masks: Any) -> Scores:
+    """Scores of candidates [K, N] on the batch of the training split; not inside jit."""
+    evaluate = problem.host.evaluate if problem.host else problem.evaluate
+    return evaluate(jnp.asarray(masks, jnp.float32))
+
+
+def validation_scores(problem: Problem, masks: Any) -> Scores:
+    """Scores of candidates [K, N] on the validation split; not inside jit."""
+    validate = problem.host.validate if problem.host else problem.validate
+    return validate(jnp.asarray(masks, jnp.float32))
 
 
 def _combined(budgets: tuple[Budget, ...]) -> tuple[Callable[[Array], Array], float]:
@@ -278,20 +344,25 @@ def ranking(archive: Archive, budget: float) -> np.ndarray:
     Raises:
       ValueError: no candidate is feasible.
     """
-    feasible = np.flatnonzero(archive.cost <= budget)
-    if not len(feasible):
-        raise ValueError(
-            f"none of the {len(archive.cost)} candidates has a cost of at most {budget:g}"
-        )
-    validation = np.nan_to_num(archive.validation[feasible], nan=-1.0)
-    order = feasible[np.lexsort((archive.loss[feasible], -archive.accuracy[feasible], -validation))]
+    order = _ordered(archive, budget)
     _, first = np.unique(archive.masks[order], axis=0, return_index=True)
     return order[np.sort(first)]
 
 
 def best(archive: Archive, budget: float) -> int:
     """The index of the best feasible candidate: the first of `ranking`."""
-    return int(ranking(archive, budget)[0])
+    return int(_ordered(archive, budget)[0])
+
+
+def _ordered(archive: Archive, budget: float) -> np.ndarray:
+    """`ranking` with masks that occur again."""
+    feasible = np.flatnonzero(archive.cost <= budget)
+    if not len(feasible):
+        raise ValueError(
+            f"none of the {len(archive.cost)} candidates has a cost of at most {budget:g}"
+        )
+    validation = np.nan_to_num(archive.validation[feasible], nan=-1.0)
+    return feasible[np.lexsort((archive.loss[feasible], -archive.accuracy[feasible], -validation))]
 
 
 class SearchResult(NamedTuple):

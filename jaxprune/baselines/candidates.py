@@ -10,7 +10,15 @@ from jax import Array
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
 from jaxprune.evaluate import Scores
-from jaxprune.problem import Archive, Problem, best, relative_cost, shares
+from jaxprune.problem import (
+    Archive,
+    Problem,
+    best,
+    relative_cost,
+    scores,
+    shares,
+    validation_scores,
+)
 
 
 @functools.partial(jax.jit, static_argnames="rules")
@@ -27,16 +35,15 @@ def relative_costs(problem: Problem, masks: Array) -> np.ndarray:
 
 def empty(num_filters: int) -> Archive:
     """An archive without candidates."""
-    scores = np.zeros(0, np.float32)
+    none = np.zeros(0, np.float32)
     masks = np.zeros((0, num_filters), np.uint8)
-    return Archive(masks=masks, cost=scores, loss=scores, accuracy=scores, validation=scores)
+    return Archive(masks=masks, cost=none, loss=none, accuracy=none, validation=none)
 
 
 def extend(archive: Archive, problem: Problem, masks: Array) -> Archive:
     """Appends candidates, `[K, N]` with 1 = kept, scored on the training and validation splits."""
     masks = jnp.asarray(masks)
-    inputs = masks.astype(jnp.float32)
-    train, validation = problem.evaluate(inputs), problem.validate(inputs)
+    train, validation = scores(problem, masks), validation_scores(problem, masks)
     new = Archive(
         masks=np.asarray(masks, np.uint8),
         cost=relative_costs(problem, masks),
@@ -77,7 +84,8 @@ def append(
 
 def by_training(train: Scores, feasible: Array) -> Array:
     """The candidates' indices, feasible ones first, then by training accuracy, then by loss."""
-    return jnp.lexsort((train.loss, -train.accuracy, ~feasible))
+    xp = np if isinstance(feasible, np.ndarray) else jnp
+    return xp.lexsort((train.loss, -train.accuracy, ~feasible))
 
 
 def best_validation(archive: Archive, budget: float) -> float:

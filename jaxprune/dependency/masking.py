@@ -158,22 +158,13 @@ class Masked:
 
     def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
         """The value with its removed positions along an axis made not to count."""
-        shape = [1] * value.ndim
-        shape[d] = len(axis)
-        mask = self.of(axis).reshape(shape)
-        neutral = RULES[eqn.primitive.name].neutral
-        if neutral is None:
-            if value.dtype == bool:
-                return value & (mask > 0)
-            return value * mask.astype(value.dtype)
-        return jnp.where(mask > 0, value, jnp.asarray(neutral(value.dtype), value.dtype))
+        return apply_mask(value, d, self.of(axis), eqn)
 
     def rescale(self, value: Any, axis: Axis) -> Any:
         """The value times full over kept size of an axis."""
         if not self._entries(axis).any():
             return value
-        ratio = len(axis) / self.of(axis).astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
-        return value * ratio.astype(value.dtype)
+        return rescale(value, len(axis), self.of(axis))
 
     def _entries(self, axis: Axis) -> np.ndarray:
         if not self._partial:
@@ -192,6 +183,32 @@ class Masked:
         known = slots(self.table)
         whole = self._whole if known is self._slots else known.extend(self._first, jnp)
         return whole[entries]
+
+
+def apply_mask(value: Any, d: int, mask: Any, eqn: JaxprEqn) -> Any:
+    """The operand of a reduction with removed positions along axis d made not to count.
+
+    Args:
+      value: the operand.
+      d: the axis.
+      mask: [n], the mask of each of its positions.
+      eqn: the reduction.
+    """
+    shape = [1] * value.ndim
+    shape[d] = len(mask)
+    mask = mask.reshape(shape)
+    neutral = RULES[eqn.primitive.name].neutral
+    if neutral is None:
+        if value.dtype == bool:
+            return value & (mask > 0)
+        return value * mask.astype(value.dtype)
+    return jnp.where(mask > 0, value, jnp.asarray(neutral(value.dtype), value.dtype))
+
+
+def rescale(value: Any, full: int, mask: Any) -> Any:
+    """A value that was divided by the full size of an axis, divided by what its mask keeps."""
+    ratio = full / mask.astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
+    return value * ratio.astype(value.dtype)
 
 
 def _keeps_all(mask: Any) -> bool:

@@ -14,7 +14,7 @@ from jaxprune.budgets import Budget, make_budgets
 from jaxprune.compensation import compensate
 from jaxprune.config import RunConfig
 from jaxprune.dependency import Masks, Structure, masked, trace
-from jaxprune.problem import Problem, Trainer, assemble
+from jaxprune.problem import Problem, Trainer, assemble, on_host
 
 KEYS = {"search": 1, "random": 2, "finetune": 3, "semifinal": 4, "importance": 5}
 """Streams of random numbers that do not depend on each other."""
@@ -116,15 +116,18 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         known: {cost: {key: value}}, what was measured before the run was interrupted.
     """
     x = latency_input(job.config, job.dataset, job.preprocess)
+    scored = _scored(job)
+    train, validation = _batch(job, job.dataset.train), _batch(job, job.dataset.validation)
     return assemble(
         job.structure,
-        masked(_scored(job), job.structure),
+        masked(scored, job.structure),
         variables,
-        _batch(job, job.dataset.train),
-        _batch(job, job.dataset.validation),
+        train,
+        validation,
         budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
         trainer=make_trainer(job, variables),
         scores=_importance(job, variables),
+        host=on_host(scored, job.structure, variables, train, validation),
     )
 
 

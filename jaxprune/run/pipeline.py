@@ -21,7 +21,7 @@ from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
 from jaxprune.config import BASELINES, device
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.export.rebuild import describe
-from jaxprune.problem import Archive, Problem
+from jaxprune.problem import Archive, Problem, validation_scores
 from jaxprune.report import architecture, contents, write_report
 from jaxprune.run import finalists, measuring
 from jaxprune.run.display import Display
@@ -488,7 +488,7 @@ def _points(
         **{name: np.asarray(job.structure.flatten(mask)) for name, mask in masks.items()},
     }
     stacked = jnp.asarray(np.stack(list(flat.values())), jnp.float32)
-    accuracies = np.asarray(problem.validate(stacked).accuracy)
+    accuracies = np.asarray(validation_scores(problem, stacked).accuracy)
     relative = candidates.relative_costs(problem, stacked)
     if "variables" in answer and problem.trainer is not None:
         # The answer's mask was found with weights of the search's own.

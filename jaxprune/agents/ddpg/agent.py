@@ -1,7 +1,7 @@
 """The DDPG agent: one ratio for each layer, learnt from what is left of accuracy and cost.
 
 The agent of three published methods, which differ in settings alone (`jaxprune.agents.acnn`, `amc`
-and `cacp`). One `update` is one round, a single compiled call besides keeping what it found:
+and `cacp`). One `update` is one round:
 
 1. **Episodes** (`rollout.py`): `episodes` networks are pruned layer by layer with exploration, all
    at once, and one without. The channels with the least importance (L1 norm) go.
@@ -10,6 +10,10 @@ and `cacp`). One `update` is one round, a single compiled call besides keeping w
    earns for every step.
 3. **Learning** (`replay.py`, `learning.py`): the steps go to the replay buffer, and after the
    warm-up actor and critic learn from minibatches of it.
+
+Besides keeping what it found, a round is a single compiled call. Where the problem has a faster way
+to score networks from the host (`Problem.host`), it is one for the episodes and one for the
+learning, with the scoring in between.
 
 Departures from the papers, this project's own:
 
@@ -46,7 +50,7 @@ from jaxprune.envs.observations import ENTRIES
 from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, separated
 from jaxprune.optim import sparsity
-from jaxprune.problem import Archive, Problem, SearchResult, best, traced_costs
+from jaxprune.problem import Archive, Host, Problem, SearchResult, best, traced_costs
 
 
 class State(NamedTuple):
@@ -107,13 +111,14 @@ class Binding(NamedTuple):
         costs: flat mask `[N]` -> each limited cost `[]`.
         evaluate: (constants, masks) -> scores on the batch of the training split, of finished
             networks `[K + 1, N]`, or after each step `[K + 1, T, N]` where steps are paid for.
+            None where the host evaluates.
         validate: the same of the validation split.
     """
 
     structure: Structure
     costs: tuple[Callable[[Array], Array], ...]
-    evaluate: Callable[..., Scores]
-    validate: Callable[..., Scores]
+    evaluate: Callable[..., Scores] | None
+    validate: Callable[..., Scores] | None
 
 
 class Inputs(NamedTuple):
@@ -147,25 +152,26 @@ def _combined(binding: Binding, limits: Array) -> Callable[[Array], Array]:
     return cost
 
 
+def _paid(config: Config, episodes: Episodes) -> Array:
+    """The masks that rewards are paid for: after each step, `[K + 1, T, N]`, or `[K + 1, N]`."""
+    return episodes.values if config.reward == "balance" else episodes.values[:, -1]
+
+
 def _assess(
-    config: Config, binding: Binding, inputs: Inputs, episodes: Episodes
-) -> tuple[Array, Scores]:
-    """The rewards of all steps, `[K + 1, T]`, and the scores of the finished networks."""
+    config: Config, binding: Binding, inputs: Inputs, episodes: Episodes, scores: Scores
+) -> Array:
+    """The rewards of all steps, `[K + 1, T]`; `scores` are those of what `_paid` says."""
     cost = _combined(binding, inputs.limits)
     count, steps, width = episodes.values.shape
-    finished = episodes.values[:, -1]
     if config.reward == "balance":
-        scores = binding.evaluate(inputs.constants[0], episodes.values)
         expenses = jax.vmap(cost)(episodes.values.reshape(-1, width)).reshape(count, steps)
-        earned = rewards.balance(
+        return rewards.balance(
             config, scores.accuracy, inputs.dense, expenses, episodes.limits[:, None]
         )
-        return earned, Scores(scores.loss[:, -1], scores.accuracy[:, -1])
-    scores = binding.evaluate(inputs.constants[0], finished)
     counted = costs.params if config.reward == "error_log_params" else costs.macs
     left = jax.vmap(lambda mask: counted(binding.structure, binding.structure.unflatten(mask)))
-    earned = rewards.error(config, scores.accuracy, left(finished))
-    return jnp.repeat(earned[:, None], steps, axis=1), scores
+    earned = rewards.error(config, scores.accuracy, left(episodes.values[:, -1]))
+    return jnp.repeat(earned[:, None], steps, axis=1)
 
 
 def _transitions(episodes: Episodes, earned: Array) -> Transitions:
@@ -181,18 +187,11 @@ def _transitions(episodes: Episodes, earned: Array) -> Transitions:
     return jax.tree.map(lambda leaf: leaf[:-1].reshape(-1, *leaf.shape[2:]), steps)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "binding"))
-def _round(
-    config: Config,
-    binding: Binding,
-    inputs: Inputs,
-    learner: Learner,
-    buffer: Replay,
-    played: Array,
-    key: Array,
-) -> tuple[Learner, Replay, Learning, Episodes, Outcome]:
-    """A whole round in one call."""
-    draw_key, play_key, learn_key = jax.random.split(key, 3)
+def _play(
+    config: Config, binding: Binding, inputs: Inputs, learner: Learner, played: Array, key: Array
+) -> tuple[Episodes, Array]:
+    """The episodes of a round, and the costs of the finished networks, `[K + 1, m]`."""
+    draw_key, play_key, _ = jax.random.split(key, 3)
     aims = jnp.append(inputs.budget, jnp.asarray(config.targets, jnp.float32))
     drawn = aims[jax.random.randint(draw_key, (config.episodes,), 0, len(aims))]
     episodes = rollout(
@@ -206,15 +205,24 @@ def _round(
         played,
         play_key,
     )
-    earned, train = _assess(config, binding, inputs, episodes)
     finished = episodes.values[:, -1]
-    expenses = jnp.stack([jax.vmap(cost)(finished) for cost in binding.costs], axis=-1)
+    return episodes, jnp.stack([jax.vmap(cost)(finished) for cost in binding.costs], axis=-1)
 
-    order = candidates.by_training(train, (expenses <= inputs.limits).all(-1))
-    chosen = order[: min(config.validated, len(order))]
-    accuracy = binding.validate(inputs.constants[1], finished[chosen]).accuracy
-    validation = jnp.full(len(finished), jnp.nan).at[chosen].set(accuracy)
 
+def _learn(
+    config: Config,
+    binding: Binding,
+    inputs: Inputs,
+    learner: Learner,
+    buffer: Replay,
+    played: Array,
+    key: Array,
+    episodes: Episodes,
+    scores: Scores,
+) -> tuple[Learner, Replay, Learning, Array]:
+    """What is learnt from a round, and its rewards, `[K + 1, T]`."""
+    _, _, learn_key = jax.random.split(key, 3)
+    earned = _assess(config, binding, inputs, episodes, scores)
     buffer = replay.add(buffer, _transitions(episodes, earned))
     count = config.updates or config.episodes * episodes.actions.shape[1]
 
@@ -232,7 +240,73 @@ def _round(
         sigma=exploration.sigma(config, played + config.episodes - 1),
         sparsity=sparsity(learner.networks).fraction,
     )
+    return learner, buffer, learnt, earned
+
+
+def _finished(config: Config, scores: Scores) -> Scores:
+    """The scores of the finished networks, of those of what `_paid` says."""
+    return Scores(*(leaf[:, -1] for leaf in scores)) if config.reward == "balance" else scores
+
+
+def _to_validate(config: Config, train: Scores, feasible: Array) -> Array:
+    """The networks of a round that are scored on the validation split."""
+    order = candidates.by_training(train, feasible)
+    return order[: min(config.validated, len(order))]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "binding"))
+def _round(
+    config: Config,
+    binding: Binding,
+    inputs: Inputs,
+    learner: Learner,
+    buffer: Replay,
+    played: Array,
+    key: Array,
+) -> tuple[Learner, Replay, Learning, Episodes, Outcome]:
+    """A whole round in one call."""
+    assert binding.evaluate is not None
+    assert binding.validate is not None
+    episodes, expenses = _play(config, binding, inputs, learner, played, key)
+    scores = binding.evaluate(inputs.constants[0], _paid(config, episodes))
+    train, finished = _finished(config, scores), episodes.values[:, -1]
+    chosen = _to_validate(config, train, (expenses <= inputs.limits).all(-1))
+    accuracy = binding.validate(inputs.constants[1], finished[chosen]).accuracy
+    validation = jnp.full(len(finished), jnp.nan).at[chosen].set(accuracy)
+    learner, buffer, learnt, earned = _learn(
+        config, binding, inputs, learner, buffer, played, key, episodes, scores
+    )
     outcome = Outcome(earned, expenses, train, validation)
+    return learner, buffer, learnt, episodes, outcome
+
+
+_compiled_play = jax.jit(_play, static_argnames=("config", "binding"))
+_compiled_learn = jax.jit(_learn, static_argnames=("config", "binding"))
+
+
+def _round_by_host(
+    host: Host,
+    config: Config,
+    binding: Binding,
+    inputs: Inputs,
+    learner: Learner,
+    buffer: Replay,
+    played: Array,
+    key: Array,
+) -> tuple[Learner, Replay, Learning, Episodes, Outcome]:
+    """The same as `_round`, scored from the host."""
+    episodes, expenses = jax.device_get(
+        _compiled_play(config, binding, inputs, learner, played, key)
+    )
+    scores = host.evaluate(_paid(config, episodes))
+    learner, buffer, learnt, earned = _compiled_learn(
+        config, binding, inputs, learner, buffer, played, key, episodes, scores
+    )
+    train, finished = _finished(config, scores), episodes.values[:, -1]
+    chosen = _to_validate(config, train, (expenses <= np.asarray(inputs.limits)).all(-1))
+    validation = np.full(len(finished), np.nan, np.float32)
+    validation[chosen] = host.validate(finished[chosen]).accuracy
+    outcome = Outcome(earned, expenses, train, jnp.asarray(validation))
     return learner, buffer, learnt, episodes, outcome
 
 
@@ -270,28 +344,52 @@ def finished(config: Config, state: State) -> bool:
     return int(state.iteration) >= config.iterations
 
 
-def _bind(config: Config, problem: Problem) -> tuple[Binding, Inputs]:
+class _ByIdentity:
+    """A problem as the key of a cache: equal to those that consist of the same objects."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self.problem)))
+
+    def __eq__(self, other: object) -> bool:
+        pairs = zip(self.problem, other.problem, strict=True) if type(other) is type(self) else ()
+        return type(other) is type(self) and all(a is b for a, b in pairs)
+
+
+@functools.lru_cache(maxsize=2)
+def _bind(config: Config, of: _ByIdentity) -> tuple[Binding, Inputs]:
+    """The same for every round of a search."""
+    problem = of.problem
     structure = problem.structure
     sizes = tuple(group.size for group in structure.groups)
     networks, channels = config.episodes + 1, structure.num_channels
-    if config.reward == "balance":
+    stepwise = config.reward == "balance"
+    functions: tuple[Any, Any] = (None, None)
+    constants: tuple[list[Array], list[Array]] = ([], [])
+    if problem.host is None:
         steps = _each_step(problem.evaluate, problem.evaluate_steps)
-        evaluate = separated(steps, (networks, len(sizes), channels))
-        dense = _dense_accuracy(problem.evaluate, channels)
-    else:
-        evaluate = separated(problem.evaluate, (networks, channels))
-        dense = jnp.float32(jnp.nan)
-    validate = separated(problem.validate, (min(config.validated, networks), channels))
-    binding = Binding(structure, traced_costs(problem), evaluate.function, validate.function)
+        evaluate = (
+            separated(steps, (networks, len(sizes), channels))
+            if stepwise
+            else separated(problem.evaluate, (networks, channels))
+        )
+        validate = separated(problem.validate, (min(config.validated, networks), channels))
+        functions = evaluate.function, validate.function
+        constants = evaluate.constants, validate.constants
+    score = problem.host.evaluate if problem.host else problem.evaluate
     inputs = Inputs(
-        constants=(evaluate.constants, validate.constants),
+        constants=constants,
         rank=groups.rank(sizes, jnp.asarray(problem.importance)),
         most=most_removed(config, problem),
         limits=jnp.asarray(problem.limits),
         budget=jnp.float32(problem.budget),
-        dense=dense,
+        dense=jnp.asarray(score(jnp.ones((1, channels))).accuracy[0])
+        if stepwise
+        else jnp.float32(jnp.nan),
     )
-    return binding, inputs
+    return Binding(structure, traced_costs(problem), *functions), inputs
 
 
 @functools.lru_cache(maxsize=8)
@@ -305,11 +403,6 @@ def _each_step(
         return Scores(*(leaf.reshape(masks.shape[:2]) for leaf in scores))
 
     return evaluate_steps or one_by_one
-
-
-@functools.lru_cache(maxsize=8)
-def _dense_accuracy(evaluate: Callable[[Array], Scores], channels: int) -> Array:
-    return evaluate(jnp.ones((1, channels))).accuracy[0]
 
 
 def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, Any]]:
@@ -335,10 +428,12 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         UserError: a reward is not finite.
         ValueError: the budget or a target cannot be met even with one channel in each group.
     """
-    binding, inputs = _bind(config, problem)
+    settings = config.within_a_round()
+    binding, inputs = _bind(settings, _ByIdentity(problem))
     key, round_key = jax.random.split(jnp.asarray(state.key))
-    learner, buffer, learnt, episodes, outcome = _round(
-        config.within_a_round(),
+    play = functools.partial(_round_by_host, problem.host) if problem.host else _round
+    learner, buffer, learnt, episodes, outcome = play(
+        settings,
         binding,
         inputs,
         state.learner,

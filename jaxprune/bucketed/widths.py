@@ -1,0 +1,75 @@
+"""Which channels of each group a candidate computes with: those that it keeps, and some more.
+
+Widths are rounded up to a few sizes, so that few shapes are compiled. What is added are removed
+channels, whose masks stay zero.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+COARSEST = 64
+FINEST = 4
+SIZES = 8
+"""The steps of a group's sizes are a power of two, about an eighth of the group, within these."""
+
+
+def rounded(width: int, size: int) -> int:
+    """The least of a group's sizes that is no smaller than a width.
+
+    Multiples of a power of two, because vector instructions take so many numbers at once: XLA
+    convolves 32 channels faster than 29.
+
+    Args:
+      width: how many channels are kept.
+      size: how many the group has.
+    """
+    step = FINEST
+    while step < COARSEST and step * SIZES < size:
+        step *= 2
+    return min(size, -(-width // step) * step)
+
+
+class Selection(NamedTuple):
+    """Some channels of a group.
+
+    Attributes:
+      mask: float32 [size], what each channel of the group is multiplied by.
+      kept: int64 [n], the channels whose mask is not zero, ascending.
+      there: int64 [m], the channels that are computed, ascending: the kept ones among them.
+      whole: whether these are all.
+    """
+
+    mask: np.ndarray
+    kept: np.ndarray
+    there: np.ndarray
+    whole: bool
+
+
+def select(mask: np.ndarray, *, whole: bool = False) -> Selection:
+    """The channels to compute for a mask [size]; all if `whole`."""
+    kept = np.flatnonzero(mask)
+    return some(mask, kept, len(mask) if whole else rounded(len(kept), len(mask)))
+
+
+def union(selections: Sequence[Selection]) -> Selection:
+    """The channels to compute for several masks of a group at once."""
+    mask = (np.stack([one.mask for one in selections]) != 0).any(0).astype(np.float32)
+    return select(mask)
+
+
+def added(new: Selection, old: Selection) -> np.ndarray | None:
+    """The channels that a mask keeps besides all those of another; None if it changes those."""
+    if not np.array_equal(new.mask[old.kept], old.mask[old.kept]):
+        return None
+    return np.flatnonzero((new.mask != 0) & (old.mask == 0))
+
+
+def some(mask: np.ndarray, kept: np.ndarray, count: int) -> Selection:
+    """Given channels, and as many of those with a mask of zero as make `count` of them."""
+    chosen = np.zeros(len(mask), bool)
+    chosen[kept] = True
+    chosen[np.flatnonzero(mask == 0)[: max(0, count - len(kept))]] = True
+    there = np.flatnonzero(chosen)
+    return Selection(mask, kept, there, len(there) == len(mask))

@@ -1,0 +1,292 @@
+"""Candidates evaluated at their own widths score as those evaluated at full width."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxprune import make_problem, masked, models, trace
+from jaxprune.agents import acnn
+from jaxprune.bucketed import Evaluator, evaluator, pays, widths
+from jaxprune.bucketed.stages import run
+from jaxprune.evaluate import evaluate
+
+# name, image, examples, prune inputs, batch statistics
+CASES = {
+    "lenet300": ("lenet300", (28, 28, 1), 20, False, False),
+    "lenet300-inputs": ("lenet300", (28, 28, 1), 20, True, False),
+    "lenet5": ("lenet5", (28, 28, 1), 6, False, False),
+    "cnn-inputs": ("cnn", (8, 8, 3), 12, True, True),
+    "vgg11": ("vgg11", (32, 32, 3), 4, False, True),
+    "resnet20": ("resnet20", (8, 8, 3), 6, False, True),
+}
+QUICK = ("lenet300-inputs", "vgg11")
+
+
+def posed(name, image_shape, examples, prune_inputs, batch_statistics):
+    network = models.build(name, image_shape)
+    variables = network.init(jax.random.key(0))
+    shape = (examples, int(np.prod(image_shape))) if network.flat else (examples, *image_shape)
+    x = jax.random.normal(jax.random.key(1), shape)
+    y = jax.random.randint(jax.random.key(2), (examples,), 0, 10)
+
+    def apply(variables, x):
+        if batch_statistics:
+            return network.apply_train(variables, x)[0]
+        return network.apply(variables, x)
+
+    structure = trace(apply, variables, x[:2], prune_inputs=prune_inputs)
+    return apply, structure, variables, x, y
+
+
+def random_masks(structure, count, seed=0):
+    """Masks of random widths: the first candidate has one channel a group, the second all."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, structure.num_channels), np.float32)
+    for k, (index, group) in itertools.product(range(count), enumerate(structure.groups)):
+        width = {0: 1, 1: group.size}.get(k, rng.integers(1, group.size + 1))
+        channels = np.flatnonzero(structure.group_index == index)
+        masks[k, rng.choice(channels, width, replace=False)] = 1
+    return masks
+
+
+def at_full_width(apply, structure, variables, masks, x, y):
+    flat = structure.unflatten(jnp.asarray(masks.reshape(-1, masks.shape[-1])))
+    return evaluate(masked(apply, structure), variables, flat, x, y)
+
+
+def check(found, expected):
+    np.testing.assert_allclose(found.loss.reshape(-1), expected.loss, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(found.accuracy.reshape(-1), expected.accuracy, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
+def test_scores_are_those_at_full_width(case):
+    apply, structure, variables, x, y = posed(*CASES[case])
+    masks = random_masks(structure, 5)
+    first = structure.groups[0].size  # two candidates begin alike
+    masks[4, :first] = masks[3, :first]
+    scores = evaluator(apply, structure, variables, x, y)
+    assert isinstance(scores, Evaluator)
+    assert not scores.staged.pinned
+    expected = at_full_width(apply, structure, variables, masks, x, y)
+    assert len(np.unique(expected.loss)) == 5
+    check(scores(masks), expected)
+
+
+def residual(params, x):
+    """Two convolutions and a sum of both, with the batch's own statistics after each."""
+
+    def layer(kernel, x):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (y - y.mean((0, 1, 2))) / (y.std((0, 1, 2)) + 0.1)
+
+    first = jax.nn.relu(layer(params["one"], x))
+    both = jax.nn.relu(first + layer(params["two"], first))
+    return both.mean((1, 2)) @ params["three"]
+
+
+def test_a_residual_sum():
+    shapes = {"one": (3, 3, 2, 24), "two": (3, 3, 24, 24), "three": (24, 5)}
+    keys = jax.random.split(jax.random.key(3), 3)
+    params = {
+        name: jax.random.normal(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    x, y = jax.random.normal(jax.random.key(0), (7, 5, 5, 2)), jnp.arange(7) % 5
+    structure = trace(residual, params, x)
+    assert [group.size for group in structure.groups] == [24]
+    masks = random_masks(structure, 5)
+    scores = evaluator(residual, structure, params, x, y)
+    assert isinstance(scores, Evaluator)
+    assert not scores.staged.pinned
+    check(scores(masks), at_full_width(residual, structure, params, masks, x, y))
+
+
+@pytest.mark.slow
+def test_soft_masks():
+    apply, structure, variables, x, y = posed(*CASES["cnn-inputs"])
+    rng = np.random.default_rng(0)
+    masks = random_masks(structure, 4) * rng.random((4, structure.num_channels))
+    masks = masks.astype(np.float32)
+    scores = evaluator(apply, structure, variables, x, y)
+    check(scores(masks), at_full_width(apply, structure, variables, masks, x, y))
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    return posed(*CASES["lenet300-inputs"])
+
+
+def steps_of_pruning(structure, finals):
+    undecided = structure.group_index[None] > np.arange(len(structure.groups))[:, None]
+    return np.where(undecided, np.float32(1), finals[:, None])  # [K, T, N]
+
+
+def by_order(structure, count, seed=0):
+    """Masks whose removed channels are the first of each group: nested, as by importance."""
+    rng = np.random.default_rng(seed)
+    first = [rng.integers(0, group.size, count) for group in structure.groups]
+    return np.concatenate(
+        [np.arange(g.size) >= f[:, None] for g, f in zip(structure.groups, first, strict=True)], 1
+    ).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [random_masks, by_order])
+def test_what_candidates_have_in_common_changes_no_score(lenet, make):
+    """Steps of pruning share the first product, all their sums where the masks are nested."""
+    apply, structure, variables, x, y = lenet
+    masks = steps_of_pruning(structure, make(structure, 4))
+    scores = evaluator(apply, structure, variables, x, y)
+    together = scores(masks)
+    assert together.loss.shape == (4, 3)
+    check(together, at_full_width(apply, structure, variables, masks, x, y))
+    for place in np.ndindex(4, 3):
+        alone = scores(masks[place])
+        assert alone.loss.shape == ()
+        np.testing.assert_allclose(alone.loss, together.loss[place], rtol=1e-5)
+    shuffled = np.random.default_rng(0).permutation(12)
+    again = scores(masks.reshape(12, -1)[shuffled])
+    np.testing.assert_array_equal(again.loss, together.loss.reshape(-1)[shuffled])
+
+
+def test_equal_candidates_are_computed_once_and_score_the_same(lenet):
+    apply, structure, variables, x, y = lenet
+    mask = random_masks(structure, 3)[2]
+    scores = evaluator(apply, structure, variables, x, y)
+    once, twice = scores(mask[None]), scores(np.stack([mask, mask]))
+    np.testing.assert_array_equal(twice.loss, np.repeat(once.loss, 2))
+
+
+def test_compilations_are_bounded(lenet):
+    """At most one a product for each pair of widths, and one of the rest for each width."""
+    apply, structure, variables, x, y = lenet
+    scores = evaluator(apply, structure, variables, x, y)
+    sizes = {
+        size: len({widths.rounded(width, size) for width in range(1, size + 1)})
+        for size in (784, 300, 100)
+    }
+    assert sizes == {784: 13, 300: 5, 100: 7}
+    run.clear_cache()
+    for seed in range(30):
+        scores(random_masks(structure, 2 + 4, seed))
+    most = 13 * 5 + 5 * 7 + 7 + (5 + 7 + 1)
+    assert 20 < run._cache_size() <= most
+    before = run._cache_size()
+    scores(random_masks(structure, 6, seed=3))
+    assert run._cache_size() == before
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.integers(1, 600),
+    fraction=st.floats(0, 1),
+    seed=st.integers(0, 100),
+)
+def test_what_is_computed_holds_what_is_kept(size, fraction, seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(size, np.float32)
+    mask[rng.choice(size, max(1, int(fraction * size)), replace=False)] = 1
+    chosen = widths.select(mask)
+    assert set(chosen.kept) == set(np.flatnonzero(mask)) <= set(chosen.there)
+    assert len(chosen.there) == widths.rounded(len(chosen.kept), size) <= size
+    assert (np.diff(chosen.there) > 0).all()
+    assert len(chosen.there) - len(chosen.kept) < max(widths.FINEST, size / 4)
+    more = mask.copy()
+    more[rng.integers(size)] = 1
+    new = widths.added(widths.select(more), chosen)
+    assert new is not None
+    np.testing.assert_array_equal(new, np.flatnonzero(more - mask))
+    if (more != mask).any():
+        assert widths.added(chosen, widths.select(more)) is None
+
+
+def test_loops_over_channels_are_evaluated_at_full_width():
+    params = {"a": jnp.ones((3, 4)) / 3, "b": jnp.eye(4) / 2, "c": jnp.ones((4, 2))}
+
+    def apply(params, x):
+        def layer(h, _):
+            return jnp.tanh(h @ params["b"]), None
+
+        h, _ = jax.lax.scan(layer, x @ params["a"], None, length=2)
+        return h @ params["c"]
+
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    y = jnp.zeros(5, jnp.int32)
+    structure = trace(apply, params, x)
+    assert structure.num_channels == 4
+    scores = evaluator(apply, structure, params, x, y)
+    assert not isinstance(scores, Evaluator)
+    masks = np.float32([[[1, 1, 0, 1]], [[0, 1, 0, 0]]])
+    found = scores(masks)
+    assert found.loss.shape == (2, 1)
+    check(found, at_full_width(apply, structure, params, masks, x, y))
+
+
+def test_a_network_that_slices_its_channels_keeps_them_whole():
+    params = {"a": jnp.ones((3, 6)), "b": jax.random.normal(jax.random.key(1), (4, 8))}
+    params["c"] = jax.random.normal(jax.random.key(2), (8, 2))
+
+    def apply(params, x):
+        h = jnp.tanh(x @ params["a"])[:, 1:5]
+        return jax.nn.relu(h @ params["b"]) @ params["c"]
+
+    x, y = jax.random.normal(jax.random.key(0), (5, 3)), jnp.zeros(5, jnp.int32)
+    structure = trace(apply, params, x)
+    masks = random_masks(structure, 4)
+    scores = evaluator(apply, structure, params, x, y)
+    assert isinstance(scores, Evaluator)
+    assert scores.staged.pinned == {0}
+    check(scores(masks), at_full_width(apply, structure, params, masks, x, y))
+
+
+def test_it_pays_for_large_networks_on_many_examples(lenet):
+    structure = lenet[1]  # 266,200 multiply-adds in three layers
+    assert pays(structure, 1024)
+    assert not pays(structure, 20)
+
+
+def test_a_search_finds_the_same_with_and_without(lenet):
+    apply, structure, variables, x, y = lenet
+    batch = x, y
+    config = acnn.Config(iterations=3, episodes=3, warmup=3, batch=8, validated=2, hidden=(8, 8))
+    results = []
+    for host in (True, False):
+        problem = make_problem(
+            apply, structure, variables, batch, batch, cost="neurons", budget=0.5, host=host
+        )
+        assert (problem.host is not None) == host
+        results.append(acnn.search(config, problem, jax.random.PRNGKey(0)))
+    ours, theirs = (result.archive for result in results)
+    np.testing.assert_array_equal(ours.masks, theirs.masks)
+    np.testing.assert_array_equal(ours.accuracy, theirs.accuracy)
+    np.testing.assert_array_equal(ours.validation, theirs.validation)
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-5)
+    np.testing.assert_array_equal(ours.cost, theirs.cost)
+    for a, b in zip(*(jax.tree.leaves(r.state.learner) for r in results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_search_from_the_host_is_resumed_bit_for_bit(lenet):
+    apply, structure, variables, x, y = lenet
+    config = acnn.Config(iterations=4, episodes=3, warmup=3, batch=8, validated=2, hidden=(8, 8))
+    problem = make_problem(
+        apply, structure, variables, (x, y), (x, y), cost="neurons", budget=0.5, host=True
+    )
+    whole = acnn.search(config, problem, jax.random.PRNGKey(0))
+    state = acnn.init(config, problem, jax.random.PRNGKey(0))
+    for _ in range(2):
+        state, _ = acnn.update(config, problem, state)
+    resumed = acnn.search(config, problem, jax.random.PRNGKey(1), state=state)
+    for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(a, b)
