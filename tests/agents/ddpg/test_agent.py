@@ -23,7 +23,7 @@ KEY = jax.random.PRNGKey(0)
 SIZES = (3, 5, 4)
 QUICK = {"iterations": 3, "episodes": 4, "warmup": 4, "batch": 8, "validated": 2, "hidden": (8, 8)}
 ACNN, AMC, CACP = acnn.Config(**QUICK), amc.Config(**QUICK), cacp.Config(**QUICK)
-FREE = dataclasses.replace(ACNN, beta=0.5, unbounded=True)
+FREE = dataclasses.replace(ACNN, beta=0.5, unbounded=True, replay=None)
 ALL = pytest.mark.parametrize("config", [ACNN, AMC, CACP], ids=["acnn", "amc", "cacp"])
 
 
