@@ -24,7 +24,10 @@ from jaxprune.run.command import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = {path.stem: path for path in (README, *docs.PAGES)}
+# Those of the checkout, also where the package is installed: their links lead through it.
+PAGES = {"README": README} | {
+    path.stem: ROOT / "jaxprune" / "docs" / path.name for path in docs.PAGES
+}
 
 every_page = pytest.mark.parametrize("name", PAGES)
 
@@ -88,6 +91,9 @@ def test_python_runs(name, folder, capsys):
 
 
 def test_there_are_pages_and_examples():
+    assert {path.stem for path in docs.PAGES} == {
+        path.stem for path in (ROOT / "jaxprune" / "docs").glob("*.md")
+    }
     assert len(PAGES) >= 8
     assert sum(len(blocks(name, "python")) for name in PAGES) >= 15
     assert sum(len(commands(name)) for name in PAGES) >= 25
