@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxprune import make_problem, masked, models, trace
-from jaxprune.agents import acnn
+from jaxprune.agents import acnn, ppo_lagrangian
+from jaxprune.baselines import random
 from jaxprune.bucketed import Evaluator, evaluator, pays, widths
 from jaxprune.bucketed.stages import run
 from jaxprune.evaluate import evaluate
@@ -70,14 +71,15 @@ def check(found, expected):
 )
 def test_scores_are_those_at_full_width(case):
     apply, structure, variables, x, y = posed(*CASES[case])
-    masks = random_masks(structure, 5)
+    count = 5 if case != "vgg11" else 3
+    masks = random_masks(structure, count)
     first = structure.groups[0].size  # two candidates begin alike
-    masks[4, :first] = masks[3, :first]
+    masks[-1, :first] = masks[-2, :first]
     scores = evaluator(apply, structure, variables, x, y)
     assert isinstance(scores, Evaluator)
     assert not scores.staged.pinned
     expected = at_full_width(apply, structure, variables, masks, x, y)
-    assert len(np.unique(expected.loss)) == 5
+    assert len(np.unique(expected.loss)) == count
     check(scores(masks), expected)
 
 
@@ -175,11 +177,11 @@ def test_compilations_are_bounded(lenet):
         size: len({widths.rounded(width, size) for width in range(1, size + 1)})
         for size in (784, 300, 100)
     }
-    assert sizes == {784: 13, 300: 5, 100: 7}
+    assert sizes == {784: 25, 300: 10, 100: 7}
     run.clear_cache()
     for seed in range(30):
         scores(random_masks(structure, 2 + 4, seed))
-    most = 13 * 5 + 5 * 7 + 7 + (5 + 7 + 1)
+    most = 25 * 10 + 10 * 7 + 7 + (10 + 7 + 1)
     assert 20 < run._cache_size() <= most
     before = run._cache_size()
     scores(random_masks(structure, 6, seed=3))
@@ -200,7 +202,7 @@ def test_what_is_computed_holds_what_is_kept(size, fraction, seed):
     assert set(chosen.kept) == set(np.flatnonzero(mask)) <= set(chosen.there)
     assert len(chosen.there) == widths.rounded(len(chosen.kept), size) <= size
     assert (np.diff(chosen.there) > 0).all()
-    assert len(chosen.there) - len(chosen.kept) < max(widths.FINEST, size / 4)
+    assert len(chosen.there) - len(chosen.kept) < max(4, size / 4)
     more = mask.copy()
     more[rng.integers(size)] = 1
     new = widths.added(widths.select(more), chosen)
@@ -255,24 +257,39 @@ def test_it_pays_for_large_networks_on_many_examples(lenet):
     assert not pays(structure, 20)
 
 
-def test_a_search_finds_the_same_with_and_without(lenet):
+CONFIGS = {
+    "acnn": (
+        acnn,
+        acnn.Config(iterations=3, episodes=3, warmup=3, batch=8, validated=2, hidden=(8, 8)),
+    ),
+    "crl": (
+        ppo_lagrangian,
+        ppo_lagrangian.Config(iterations=3, episodes=4, validated=2, target_kl=1e9),
+    ),
+    "random": (random, random.Config(candidates=6, batch=3)),
+}
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_search_finds_the_same_with_and_without(lenet, method):
     apply, structure, variables, x, y = lenet
+    agent, config = CONFIGS[method]
     batch = x, y
-    config = acnn.Config(iterations=3, episodes=3, warmup=3, batch=8, validated=2, hidden=(8, 8))
     results = []
     for host in (True, False):
         problem = make_problem(
             apply, structure, variables, batch, batch, cost="neurons", budget=0.5, host=host
         )
         assert (problem.host is not None) == host
-        results.append(acnn.search(config, problem, jax.random.PRNGKey(0)))
+        results.append(agent.search(config, problem, jax.random.PRNGKey(0)))
     ours, theirs = (result.archive for result in results)
     np.testing.assert_array_equal(ours.masks, theirs.masks)
     np.testing.assert_array_equal(ours.accuracy, theirs.accuracy)
     np.testing.assert_array_equal(ours.validation, theirs.validation)
     np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-5)
-    np.testing.assert_array_equal(ours.cost, theirs.cost)
-    for a, b in zip(*(jax.tree.leaves(r.state.learner) for r in results), strict=True):
+    np.testing.assert_allclose(ours.cost, theirs.cost, rtol=1e-6)
+    states = [r.state._replace(archive=()) for r in results]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -2,21 +2,24 @@
 
     python experiments/benchmarks/candidates.py [--repeats 7] [--networks lenet300 vgg16]
 
-Random masks that keep half of the channels are scored on the same images in four ways:
+Candidates are drawn as the agents draw them: of each layer a part is removed that is normal around
+one mean, the least important filters first. For no removal, and for means with which 80 % and 90 %
+of the parameters go, the same candidates are scored on the same images in three ways:
 
-- masked: `evaluate` of `jaxprune.evaluate`, K = 1, 8 and 64 candidates in one call, compiled once;
-- compact: each candidate made smaller by `jaxprune.compact` and run alone, compilation left out
-  (it is given in a column of its own, since every new shape pays it);
-- PyTorch pruned: the same filters removed from a PyTorch network, one candidate after another;
-- PyTorch masked: the whole PyTorch network with masks after each layer, one after another.
+- full width: `evaluate` of `jaxprune.evaluate`, all candidates in one compiled call;
+- own widths: `evaluator` of `jaxprune.bucketed`, all candidates in one call, widths rounded up;
+- PyTorch: the filters removed from a PyTorch network beforehand, one candidate after another.
 
-Before anything is timed, all four must give the same logits. The ways take turns, so that a change
-of the machine's speed meets them all; medians are printed. PyTorch (not a dependency) must be
-installed. Writes `experiments/results/candidates_<device>.json` and `.md`.
+Before anything is timed, all three must give the same losses. The ways take turns, so that a change
+of the machine's speed meets them all; medians are printed. A program that PyTorch does not have to
+compile, the other two do: how long the first 200 candidates took at their own widths, with all
+that was compiled for them, is printed beside. PyTorch (not a dependency) must be installed. Writes
+`experiments/results/candidates_<device>.json` and `.md`.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -29,31 +32,32 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxprune import compact, costs, masked, models, trace
+from jaxprune import compact, costs, importance, masked, models, trace
+from jaxprune.bucketed import evaluator
+from jaxprune.bucketed.stages import run
+from jaxprune.envs import groups
 from jaxprune.evaluate import evaluate
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-CASES = {"lenet300": ((28, 28, 1), 512), "vgg16": ((32, 32, 3), 16)}
+CASES = {
+    "lenet300": [((28, 28, 1), 1000, 16), ((28, 28, 1), 10_000, 16)],
+    "vgg16": [((32, 32, 3), 256, 4)],
+}
+"""{network: [(image, images, how many candidates are timed together)]}."""
+REMOVED = (0.0, 0.8, 0.9)
+DEVIATION = 0.1
+MANY = 200
+ROUND = 8
+"""Candidates of one call while the first ones are timed, as in a round of an agent."""
 
 
-def torch_network(params, statistics_, masks=None):
-    """A PyTorch copy of a bundled LeNet-300-100 or VGG; `masks` multiplies each layer's output."""
+def torch_network(params, statistics_):
+    """A PyTorch copy of a bundled LeNet-300-100 or VGG, of whatever widths."""
 
     def tensor(array, *axes):
         # PyTorch copies kernels that are not contiguous on every call.
         moved = np.transpose(array, axes) if axes else np.asarray(array)
         return torch.from_numpy(np.array(moved, order="C"))
-
-    def masking(name):
-        return [] if masks is None or name not in masks else [Scale(tensor(masks[name]))]
-
-    class Scale(torch.nn.Module):
-        def __init__(self, mask):
-            super().__init__()
-            self.mask = mask
-
-        def forward(self, x):
-            return x * self.mask.reshape(1, -1, *[1] * (x.ndim - 2))
 
     def dense(name):
         layer = torch.nn.Linear(*params[name]["kernel"].shape)
@@ -64,7 +68,7 @@ def torch_network(params, statistics_, masks=None):
     modules = []
     if "fc1" in params:
         for name in ("fc1", "fc2"):
-            modules += [dense(name), torch.nn.ReLU(), *masking(name)]
+            modules += [dense(name), torch.nn.ReLU()]
         return torch.nn.Sequential(*modules, dense("fc3")).eval()
     stages = sorted({int(name[4]) for name in params if name.startswith("conv")})
     for stage in stages:
@@ -78,114 +82,132 @@ def torch_network(params, statistics_, masks=None):
             batch_norm.bias.data = tensor(params[norm]["bias"])
             batch_norm.running_mean = tensor(statistics_[norm]["mean"])
             batch_norm.running_var = tensor(statistics_[norm]["var"])
-            modules += [layer, batch_norm, torch.nn.ReLU(), *masking(conv)]
+            modules += [layer, batch_norm, torch.nn.ReLU()]
         modules.append(torch.nn.MaxPool2d(2))
     return torch.nn.Sequential(*modules, torch.nn.Flatten(), dense("classifier")).eval()
 
 
-def measure(name, repeats, candidates=64, apart=8):
+def draw(structure, rank, mean, count, rng):
+    """Masks with a part of each layer removed that is normal around a mean."""
+    sizes = np.array([group.size for group in structure.groups])
+    parts = np.clip(rng.normal(mean, DEVIATION, (count, len(sizes))), 0, 0.98)
+    removed = np.minimum(np.floor(parts * sizes + 0.5), sizes - 1)
+    return (rank >= removed[:, structure.group_index]).astype(np.float32)
+
+
+def candidates(structure, rank, removed, count):
+    """Masks that remove a part of the parameters on average."""
+    if removed == 0:
+        return np.ones((count, structure.num_channels), np.float32)
+    low, high = 0.0, 0.98
+    for _ in range(12):
+        mean = (low + high) / 2
+        masks = draw(structure, rank, mean, count, np.random.default_rng(0))
+        low, high = (mean, high) if without(structure, masks) < removed else (low, mean)
+    return masks
+
+
+def without(structure, masks):
+    """The part of the parameters that masks remove, on average."""
+    dense = costs.dense(structure, "params")
+    left = [costs.exact(structure, structure.unflatten(mask), "params") for mask in masks]
+    return 1 - np.mean(left) / dense
+
+
+def measure(name, case, removed, repeats):
     """Seconds a candidate for each way, every one a list of `repeats` measurements."""
-    image_shape, batch = CASES[name]
+    image_shape, images, together = case
     network = models.build(name, image_shape)
     variables = network.init(jax.random.key(0))
-    shape = (batch, int(np.prod(image_shape))) if network.flat else (batch, *image_shape)
+    shape = (images, int(np.prod(image_shape))) if network.flat else (images, *image_shape)
     x = jax.random.normal(jax.random.key(1), shape)
-    y = jax.random.randint(jax.random.key(2), (batch,), 0, 10)
+    y = jax.random.randint(jax.random.key(2), (images,), 0, 10)
     structure = trace(network.apply, variables, x[:1])
+    sizes = tuple(group.size for group in structure.groups)
+    rank = np.asarray(groups.rank(sizes, importance.l1(structure, variables)))
+    masks = candidates(structure, rank, removed, MANY)
+    few = masks[:together]
     masked_apply = masked(network.apply, structure)
-    rng = np.random.default_rng(0)
-    flat = np.zeros((candidates, structure.num_channels), np.float32)
-    for row in flat:
-        for index, group in enumerate(structure.groups):
-            channels = np.flatnonzero(structure.group_index == index)
-            row[rng.choice(channels, group.size // 2, replace=False)] = 1
+    own_widths = evaluator(network.apply, structure, variables, x, y)
 
-    numpy_x = np.asarray(x) if network.flat else np.transpose(np.asarray(x), (0, 3, 1, 2)).copy()
-    torch_x, torch_y = torch.from_numpy(numpy_x.copy()), torch.from_numpy(np.array(y, np.int64))
-    one_by_one, compile_seconds = [], []
-    for row in flat[:apart]:
-        masks = structure.unflatten(row)
-        small = compact(network.apply, structure, variables, masks)
-        start = time.perf_counter()
-        run = jax.jit(lambda p, x, small=small: small(p, x)).lower(small.params, x).compile()
-        compile_seconds.append(time.perf_counter() - start)
-        host = jax.tree.map(np.asarray, (small.params, variables))
-        pruned, whole = (
-            torch_network(v["params"], v.get("batch_stats"), m)
-            for v, m in zip(host, (None, masks), strict=True)
-        )
-        with torch.inference_mode():
-            logits = [
-                np.asarray(masked_apply(variables, masks, x)),
-                np.asarray(run(small.params, x)),
-                pruned(torch_x).numpy(),
-                whole(torch_x).numpy(),
-            ]
-        for other in logits[1:]:
-            np.testing.assert_allclose(other, logits[0], rtol=1e-3, atol=1e-4)
-        one_by_one.append((run, small.params, pruned, whole))
+    run.clear_cache()
+    start = time.perf_counter()
+    for first in range(0, MANY if removed else 1, ROUND):
+        own_widths(masks[first : first + ROUND] if removed else masks[:1])
+    first_seconds = (time.perf_counter() - start) / (MANY if removed else 1)
+    programs = run._cache_size()
 
-    def torch_score(module):
-        logits = module(torch_x)
-        loss = torch.nn.functional.cross_entropy(logits, torch_y)
-        return float(loss), float((logits.argmax(-1) == torch_y).float().mean())
+    torch_x = np.asarray(x) if network.flat else np.transpose(np.asarray(x), (0, 3, 1, 2)).copy()
+    torch_x, torch_y = torch.from_numpy(torch_x.copy()), torch.from_numpy(np.array(y, np.int64))
+    smaller = []
+    for mask in few:
+        small = compact(network.apply, structure, variables, structure.unflatten(mask))
+        params = jax.tree.map(np.asarray, small.params)
+        smaller.append(torch_network(params["params"], params.get("batch_stats")))
 
-    def masked_ways(k):
-        masks = structure.unflatten(jnp.asarray(flat[:k]))
-        return lambda: jax.block_until_ready(evaluate(masked_apply, variables, masks, x, y))
+    def by_torch():
+        losses = []
+        for module in smaller:
+            logits = module(torch_x)
+            losses.append(float(torch.nn.functional.cross_entropy(logits, torch_y)))
+            float((logits.argmax(-1) == torch_y).float().mean())
+        return losses
 
-    ways = {f"masked K={k}": (masked_ways(k), k) for k in (1, 8, candidates)}
-    ways["compact"] = (
-        lambda: [jax.block_until_ready(run(params, x)) for run, params, *_ in one_by_one],
-        apart,
-    )
-    ways["PyTorch pruned"] = (lambda: [torch_score(p) for *_, p, _ in one_by_one], apart)
-    ways["PyTorch masked"] = (lambda: [torch_score(w) for *_, w in one_by_one], apart)
+    def by_own_widths():
+        if removed:
+            return own_widths(few).loss
+        # Candidates that are the same would be computed once.
+        return np.concatenate([own_widths(mask[None]).loss for mask in few])
+
+    device_masks = structure.unflatten(jnp.asarray(few))
+    ways = {
+        "full width": lambda: np.asarray(
+            evaluate(masked_apply, variables, device_masks, x, y).loss
+        ),
+        "own widths": by_own_widths,
+        "PyTorch": by_torch,
+    }
     seconds = {way: [] for way in ways}
     with torch.inference_mode():
-        for call, _ in ways.values():
-            call()
+        losses = [call() for call in ways.values()]
+        for other in losses[1:]:
+            np.testing.assert_allclose(other, losses[0], rtol=1e-4)
         for _ in range(repeats):
-            for way, (call, count) in ways.items():
+            for way, call in ways.items():
                 start = time.perf_counter()
                 call()
-                seconds[way].append((time.perf_counter() - start) / count)
-    masks = structure.unflatten(flat[0])
+                seconds[way].append((time.perf_counter() - start) / together)
     return {
         "network": name,
-        "images": batch,
-        "channels": structure.num_channels,
-        "macs_kept": costs.exact(structure, masks, "macs") / costs.dense(structure, "macs"),
+        "images": images,
+        "removed": float(without(structure, few)),
         "seconds_per_candidate": seconds,
-        "compact_compile_seconds": compile_seconds,
+        "first_seconds_per_candidate": first_seconds if removed else None,
+        "programs": programs,
     }
 
 
 def table(results):
-    """The measurements as a Markdown table, the last column relative to PyTorch pruned."""
+    """The measurements as a Markdown table, the last columns relative to PyTorch."""
     lines = [
-        "| network | images | MACs kept | way | candidates/s | min - max | x PyTorch pruned |",
-        "|---|---|---|---|---|---|---|",
+        "| network | images | parameters removed | way | candidates/s (quartiles) | x PyTorch "
+        f"| x PyTorch, first {MANY} with compilation | programs compiled |",
+        "|---|--:|--:|---|--:|--:|--:|--:|",
     ]
     for result in results:
-        rates = {
-            way: sorted(1 / s for s in times)
-            for way, times in result["seconds_per_candidate"].items()
-        }
-        base = statistics.median(rates["PyTorch pruned"])
-        for way, rate in rates.items():
-            median = statistics.median(rate)
+        base = statistics.median(result["seconds_per_candidate"]["PyTorch"])
+        for way, seconds in result["seconds_per_candidate"].items():
+            low, median, high = statistics.quantiles(seconds, n=4)
+            first, programs = "", ""
+            if way == "own widths":
+                programs = str(result["programs"])
+                if result["first_seconds_per_candidate"]:
+                    first = f"{base / result['first_seconds_per_candidate']:.2f}"
             lines.append(
-                f"| {result['network']} | {result['images']} | {result['macs_kept']:.3f} | {way} | "
-                f"{median:.1f} | {rate[0]:.1f} - {rate[-1]:.1f} | {median / base:.2f} |"
+                f"| {result['network']} | {result['images']:,} | {result['removed']:.3f} | {way} "
+                f"| {1 / median:.1f} ({1 / high:.1f} - {1 / low:.1f}) | {base / median:.2f} "
+                f"| {first} | {programs} |"
             )
-    for result in results:
-        seconds = statistics.median(result["compact_compile_seconds"])
-        lines.append("")
-        lines.append(
-            f"Compiling one compact {result['network']} takes {seconds:.1f} s (median), which the "
-            "rows above leave out; the masked program is compiled once for all candidates."
-        )
     return "\n".join(lines)
 
 
@@ -195,19 +217,28 @@ def main():
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
-    results = [measure(name, arguments.repeats) for name in arguments.networks]
+    results = [
+        measure(name, case, removed, arguments.repeats)
+        for name in arguments.networks
+        for case in CASES[name]
+        for removed in REMOVED
+    ]
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    cores = len(os.sched_getaffinity(0))
     about = {
         "command": " ".join(["python", "experiments/benchmarks/candidates.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
     }
     text = (
         "# Candidates a second\n\n"
-        f"`{about['command']}`, device {about['device']}, {about['threads']} threads, "
+        f"`{about['command']}`, {about['device']}, PyTorch with {about['threads']} threads, "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-        + f".\n\n{table(results)}\n"
+        + f".\n\n{table(results)}\n\n"
+        f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
+        "against PyTorch's median, which compiles nothing. Candidates from which nothing is removed are\n"
+        "scored one in a call.\n"
     )
     print(text)
     RESULTS.mkdir(exist_ok=True)

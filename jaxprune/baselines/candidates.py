@@ -1,6 +1,7 @@
 """The archive of finished candidates: begun empty, extended by scored masks."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def append(
     return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
 
 
-def by_training(train: Scores, feasible: Array) -> Array:
+def by_training(train: Scores, feasible: Any) -> Any:
     """The candidates' indices, feasible ones first, then by training accuracy, then by loss."""
     xp = np if isinstance(feasible, np.ndarray) else jnp
     return xp.lexsort((train.loss, -train.accuracy, ~feasible))

@@ -618,7 +618,29 @@ def _multiply(eqn: Any, side: int, sizes: Any, data: Any, known: Any, masks: Any
             kept = tuple(np.ones(size, bool) for size in shape(eqn.outvars[0]))
             return rule.shrink(eqn, operands, [], [kept])[0]
 
+    if eqn.primitive.name == "conv_general_dilated":
+        data, known = _even(eqn, data, known)
     return [lower(compute)(data, known)]
+
+
+EVEN = 4
+"""XLA's CPU backend convolves a number of channels that this does not divide up to ten times slower
+than the next one that it does (3 to 24 channels of 32 x 32: 13 ms instead of 2)."""
+
+
+def _even(eqn: Any, data: Any, kernel: Any) -> tuple[Any, Any]:
+    """The operands of a convolution with channels of zeros, so that `EVEN` divides their number."""
+    params = eqn.params
+    missing = -data.shape[params["dimension_numbers"].lhs_spec[1]] % EVEN
+    if params["feature_group_count"] > 1 or params["batch_group_count"] > 1 or not missing:
+        return data, kernel
+
+    def padded(value: Any, axis: int) -> Any:
+        amounts = [(0, missing if d == axis else 0, 0) for d in range(value.ndim)]
+        return jax.lax.pad(value, np.zeros((), value.dtype), amounts)
+
+    spec = params["dimension_numbers"]
+    return padded(data, spec.lhs_spec[1]), padded(kernel, spec.rhs_spec[1])
 
 
 def _literal(literal: Any) -> Any:

@@ -9,25 +9,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-COARSEST = 64
-FINEST = 4
-SIZES = 8
-"""The steps of a group's sizes are a power of two, about an eighth of the group, within these."""
+COARSEST = 32
+STEPS = ((32, 4), (64, 8), (256, 16))
+"""The steps of a group's sizes, for groups of at most so many channels; larger ones have the
+coarsest. So a group of 64 or more has 8 to 16 sizes, or more if it has over 512 channels."""
 
 
 def rounded(width: int, size: int) -> int:
     """The least of a group's sizes that is no smaller than a width.
 
-    Multiples of a power of two, because vector instructions take so many numbers at once: XLA
-    convolves 32 channels faster than 29.
+    They are multiples of a power of two, because vector instructions take so many numbers at once:
+    XLA convolves 32 channels faster than 29.
 
     Args:
       width: how many channels are kept.
       size: how many the group has.
     """
-    step = FINEST
-    while step < COARSEST and step * SIZES < size:
-        step *= 2
+    step = next((step for largest, step in STEPS if size <= largest), COARSEST)
     return min(size, -(-width // step) * step)
 
 

@@ -29,7 +29,9 @@ What the papers leave open, and departures from them, this project's own:
   violation of a budget of a tenth would else be a tenth as large.
 
 Where the costs can be traced and nothing is trained, a round is one compiled call besides keeping
-what it found; nothing is compiled after the first one.
+what it found; nothing is compiled after the first one. Where the problem has a faster way to score
+networks from the host (`Problem.host`), it is one for the episodes and one for the learning, with
+the scoring in between.
 """
 
 import functools
@@ -52,7 +54,16 @@ from jaxprune.envs import filterwise, groups, layerwise
 from jaxprune.envs.layerwise import Rules
 from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, separated
-from jaxprune.problem import Archive, Problem, SearchResult, best, shares, traced_costs
+from jaxprune.problem import (
+    Archive,
+    Problem,
+    SearchResult,
+    best,
+    shares,
+    traced_costs,
+    validation_scores,
+)
+from jaxprune.problem import scores as scores_of
 
 
 class State(NamedTuple):
@@ -241,16 +252,15 @@ def _outcome(
             seen, _ = problem.trainer.finetune(episodes.values, steps, key)
         return Outcome(_reward(config, seen), jnp.asarray(costs), train, scores.accuracy)
 
-    evaluate, validate = problem.evaluate, problem.validate
+    evaluate = functools.partial(scores_of, problem)
+    validate = functools.partial(validation_scores, problem)
     if config.online:
         assert problem.trainer is not None
         evaluate = functools.partial(problem.trainer.evaluate, weights)
         validate = functools.partial(problem.trainer.validate, weights)
     train = evaluate(masks)
     rewards = _reward(config, evaluate(episodes.values) if soft else train)
-    order = np.asarray(
-        candidates.by_training(train, jnp.asarray((costs <= problem.limits).all(-1)))
-    )
+    order = candidates.by_training(train, (costs <= problem.limits).all(-1))
     chosen = order[: min(config.validated, len(order))]
     validation = np.full(len(masks), np.nan, np.float32)
     validation[chosen] = validate(masks[chosen]).accuracy
@@ -361,7 +371,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     key, round_key = jax.random.split(jnp.asarray(state.key))
 
     weights = state.weights
-    if problem.traceable and not steps and not config.online:
+    given = problem.traceable and not steps and not config.online
+    if given and problem.host is None:
         shape = (config.episodes + 2, problem.structure.num_channels)
         evaluate = separated(problem.evaluate, shape)
         validate = separated(problem.validate, (min(config.validated, shape[0]), shape[1]))
@@ -380,7 +391,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
             round_key,
         )
     else:
-        play_key, learn_key, train_key, tune_key = jax.random.split(round_key, 4)
+        play_key, learn_key, *more_keys = jax.random.split(round_key, 2 if given else 4)
+        train_key, tune_key = more_keys or (round_key, round_key)  # nothing is trained if given
         episodes = _rollout(settings, rules, state.learner, rank, most, play_key)
         episodes = with_scaled(
             episodes, least_removal(problem, layerwise.order(rules, rank, episodes.means))
