@@ -47,7 +47,12 @@ def test_weights_that_read_no_channel_get_the_default():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("lenet300", (8, 8, 1)), ("cnn", (8, 8, 1)), ("resnet20", (8, 8, 3))]
+    ("name", "shape"),
+    [
+        ("lenet300", (8, 8, 1)),
+        ("cnn", (8, 8, 1)),
+        pytest.param("resnet20", (8, 8, 3), marks=pytest.mark.slow),
+    ],
 )
 def test_scaled_weights_do_what_scaled_channels_do(name, shape):
     network = models.build(name, shape)

@@ -120,7 +120,7 @@ def test_masked_equals_compact(name, shape):
     assert_close(small.params, sliced(structure, variables, masks), tolerance=0)
 
 
-@every_model()
+@every_model("resnet20", "lenet5")
 def test_masked_equals_compact_in_a_training_step(name, shape):
     network, variables, x, y = network_with_statistics(name, shape)
     structure = trace(network.apply, variables, x)

@@ -13,8 +13,9 @@ from zoo import NAMES
 from zoo.removal import in_best_precision, traced, training_step
 
 SLOW_TO_TRAIN = set(
-    """vgg resnet_bottleneck densenet convnext mobilenet_v3 shufflenet_v2 unet unet_resize vit
-    temporal_cnn""".split()  # noqa: SIM905 - names read better as words
+    """vgg resnet_bottleneck densenet convnext mobilenet_v2 mobilenet_v3 efficientnet shufflenet_v2
+    unet unet_resize vit temporal_cnn haiku_resnet resnext resnet_groupnorm remat_resnet llama
+    nnx_transformer equinox_cnn equinox_transformer equinox_batchnorm autoencoder""".split()  # noqa: SIM905 - names read better as words
 )
 
 

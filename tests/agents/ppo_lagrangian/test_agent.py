@@ -179,6 +179,7 @@ def test_each_round_ends_with_a_network_that_just_meets_the_budget(known_problem
     np.testing.assert_array_equal(found.archive.masks.sum(-1)[7::8], [3, 3, 3])
 
 
+@pytest.mark.slow
 def test_the_untrained_policy_begins_at_uniform_pruning(known_problem):
     for budget in (0.26, 0.51, 0.81):
         posed = known_problem((20, 40, 60), budget, weighted)
@@ -216,6 +217,7 @@ def test_the_largest_ratio_follows_the_tightest_budget(known_problem):
     assert ratio(0.05, initial_ratio=0.8) == pytest.approx(0.8)
 
 
+@pytest.mark.slow
 def test_a_known_optimum_is_found(known_problem):
     """The last group is worthless and dear: to go as far as it can, the others to stay."""
 
