@@ -467,7 +467,10 @@ def _first_product(
     source = at.own(at.alone(one.pattern))
     new = None if before is None or before.source is None else added(source, before.source)
     if before is not None and new is not None:
-        more = some(source.mask, new, -(-len(new) // COARSEST) * COARSEST)
+        count = COARSEST  # few sizes, that soon are compiled
+        while count < len(new):
+            count *= 2
+        more = some(source.mask, new, count)
         if len(more.there) < len(source.there):
             data = _picked(values[piece.data], one, at.index(one.pattern), more.there)
             rest = _times(piece, at, data, {one.known_axis: more.there})
