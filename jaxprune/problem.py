@@ -66,10 +66,12 @@ class Host(NamedTuple):
       evaluate: [..., N] -> the scores, [...], of `Problem.evaluate` up to the order in which
         floating point numbers are added. Candidates that agree on the first groups share work.
       validate: the same of `Problem.validate`.
+      few: whether that pays for few candidates too, which are compiled for rather than scored.
     """
 
     evaluate: Callable[[Any], Scores]
     validate: Callable[[Any], Scores]
+    few: bool = True
 
 
 class Problem(NamedTuple):
@@ -240,18 +242,19 @@ def on_host(
 
         return lambda masks: prepared()(masks)
 
-    return Host(on(train), on(validation))
+    few = bool(wanted) or bucketed.pays(structure, len(train[1]), few=True)
+    return Host(on(train), on(validation), few)
 
 
 def scores(problem: Problem, masks: Any) -> Scores:
-    """Scores of candidates [K, N] on the batch of the training split; not inside jit."""
-    evaluate = problem.host.evaluate if problem.host else problem.evaluate
+    """Scores of a few candidates [K, N] on the batch of the training split; not inside jit."""
+    evaluate = problem.host.evaluate if problem.host and problem.host.few else problem.evaluate
     return evaluate(jnp.asarray(masks, jnp.float32))
 
 
 def validation_scores(problem: Problem, masks: Any) -> Scores:
-    """Scores of candidates [K, N] on the validation split; not inside jit."""
-    validate = problem.host.validate if problem.host else problem.validate
+    """Scores of a few candidates [K, N] on the validation split; not inside jit."""
+    validate = problem.host.validate if problem.host and problem.host.few else problem.validate
     return validate(jnp.asarray(masks, jnp.float32))
 
 

@@ -255,6 +255,8 @@ def test_it_pays_for_large_networks_on_many_examples(lenet):
     structure = lenet[1]  # 266,200 multiply-adds in three layers
     assert pays(structure, 1024)
     assert not pays(structure, 20)
+    assert not pays(structure, 1024, few=True)
+    assert pays(structure, 100_000, few=True)
 
 
 CONFIGS = {

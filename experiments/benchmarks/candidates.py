@@ -237,8 +237,8 @@ def main():
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         + f".\n\n{table(results)}\n\n"
         f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
-        "against PyTorch's median, which compiles nothing. Candidates from which nothing is removed are\n"
-        "scored one in a call.\n"
+        "against PyTorch's median, which compiles nothing. Candidates from which nothing is\n"
+        "removed are scored one in a call.\n"
     )
     print(text)
     RESULTS.mkdir(exist_ok=True)

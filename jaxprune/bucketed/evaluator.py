@@ -32,7 +32,11 @@ PICKING = 40
 """Multiply-adds in the time that it takes to pick one entry of an array by its index."""
 
 DISPATCHING = 5_000_000
-"""Multiply-adds in the time that it takes to dispatch the pieces of one layer."""
+COMPILING = 2_000_000_000
+"""Multiply-adds in the time that it takes to dispatch, and to compile, the pieces of one layer."""
+
+MOST_PROGRAMS = 4000
+"""Compiled pieces that are kept; each takes memory mappings, of which a process may have 65,000."""
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -52,7 +56,7 @@ def _score(logits: Array, y: Array) -> Array:
     return jnp.stack([loss, (logits.argmax(-1) == y).mean()])
 
 
-def pays(structure: Structure, examples: int) -> bool:
+def pays(structure: Structure, examples: int, *, few: bool = False) -> bool:
     """Whether candidates are predicted to be scored faster so than all at full width together.
 
     On a CPU, if the whole network is so much work that dispatching its pieces takes little of the
@@ -61,10 +65,12 @@ def pays(structure: Structure, examples: int) -> bool:
     Args:
       structure: the network's structure.
       examples: how many examples a candidate is scored on.
+      few: whether there are so few candidates that most need pieces of their own to be compiled.
     """
+    least = COMPILING if few else DISPATCHING
     whole = np.array([group.size for group in structure.groups], np.float64)
     work = float(structure.mac_counts.total(whole)) * examples
-    return jax.default_backend() == "cpu" and work >= DISPATCHING * len(structure.layers)
+    return jax.default_backend() == "cpu" and work >= least * len(structure.layers)
 
 
 def evaluator(
@@ -121,6 +127,8 @@ class Evaluator:
         """The scores of candidates, [..., N] with 0 = removed -> [...]."""
         masks = np.asarray(masks, np.float32)
         flat = masks.reshape(-1, masks.shape[-1])
+        if run._cache_size() > MOST_PROGRAMS:  # type: ignore[attr-defined]
+            run.clear_cache()  # type: ignore[attr-defined]
         scores = self._run(flat)
         found: Any = np.stack([np.asarray(scores[k]) for k in range(len(flat))])
         loss, accuracy = (column.reshape(masks.shape[:-1]) for column in found.T)
@@ -459,7 +467,10 @@ def _first_product(
     source = at.own(at.alone(one.pattern))
     new = None if before is None or before.source is None else added(source, before.source)
     if before is not None and new is not None:
-        more = some(source.mask, new, -(-len(new) // COARSEST) * COARSEST)
+        count = COARSEST  # few sizes, that soon are compiled
+        while count < len(new):
+            count *= 2
+        more = some(source.mask, new, count)
         if len(more.there) < len(source.there):
             data = _picked(values[piece.data], one, at.index(one.pattern), more.there)
             rest = _times(piece, at, data, {one.known_axis: more.there})

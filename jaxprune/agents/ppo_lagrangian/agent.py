@@ -54,16 +54,7 @@ from jaxprune.envs import filterwise, groups, layerwise
 from jaxprune.envs.layerwise import Rules
 from jaxprune.errors import UserError
 from jaxprune.evaluate import Scores, separated
-from jaxprune.problem import (
-    Archive,
-    Problem,
-    SearchResult,
-    best,
-    shares,
-    traced_costs,
-    validation_scores,
-)
-from jaxprune.problem import scores as scores_of
+from jaxprune.problem import Archive, Problem, SearchResult, best, shares, traced_costs
 
 
 class State(NamedTuple):
@@ -252,8 +243,8 @@ def _outcome(
             seen, _ = problem.trainer.finetune(episodes.values, steps, key)
         return Outcome(_reward(config, seen), jnp.asarray(costs), train, scores.accuracy)
 
-    evaluate = functools.partial(scores_of, problem)
-    validate = functools.partial(validation_scores, problem)
+    by = problem.host or problem
+    evaluate, validate = by.evaluate, by.validate
     if config.online:
         assert problem.trainer is not None
         evaluate = functools.partial(problem.trainer.evaluate, weights)
