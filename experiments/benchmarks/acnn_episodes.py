@@ -320,7 +320,7 @@ def check(problem, loop, tries=20):
 
 def rounds(problem, params, train, updates, repeats):
     """Seconds of a round for both, every one a list of `repeats` measurements."""
-    config = acnn.Config(warmup=0)
+    config = acnn.Config(warmup=0, replay=None)
     config = config if updates is None else dataclasses.replace(config, updates=updates)
     network = Network(params, np.asarray(problem.importance), *train)
     allowed = int(problem.budget * sum(network.sizes) + 1e-6)
