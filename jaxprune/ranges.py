@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 
@@ -37,6 +38,7 @@ def require(settings: Any, wanted: Range, *names: str) -> None:
         names: of the attributes.
 
     Raises:
+        TypeError: naming the first attribute that is no number.
         ValueError: naming the first attribute outside, the range and the value.
     """
     for name in names:
@@ -44,6 +46,8 @@ def require(settings: Any, wanted: Range, *names: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is None:
                 continue
+            if not isinstance(number, Real):
+                raise TypeError(f"{name} is {value!r}, but must be a number")
             if not wanted.holds(number):
                 raise ValueError(f"{name} must {wanted.words}, not {value}")
             if math.isinf(number):

@@ -27,8 +27,7 @@ def cache(tmp_path_factory):
     "method",
     [
         "l0",
-        "cges",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("autoprune", "group_lasso")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("autoprune", "group_lasso", "cges")),
     ],
 )
 def test_a_run_meets_its_budget_and_the_network_loads(method, cache, tmp_path):

@@ -315,6 +315,7 @@ def small_network() -> tuple[Problem, float]:
     return problem, float(problem.evaluate(jnp.asarray(feasible)).accuracy.max())
 
 
+@pytest.mark.slow
 def test_finds_the_best_of_all_subsets_more_often_than_the_prior_alone(small_network) -> None:
     problem, best = small_network
     config = mcts.Config(
