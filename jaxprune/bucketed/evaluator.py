@@ -31,9 +31,11 @@ from jaxprune.evaluate import Scores, evaluate
 PICKING = 40
 """Multiply-adds in the time that it takes to pick one entry of an array by its index."""
 
-DISPATCHING = 5_000_000
+SEARCHING = 40_000_000
 COMPILING = 2_000_000_000
-"""Multiply-adds in the time that it takes to dispatch, and to compile, the pieces of one layer."""
+"""Multiply-adds in the time that the pieces of one layer take to be compiled, in all; and in a
+search's part of it for each of its candidates, of which there are about a thousand, at some twenty
+widths."""
 
 MOST_PROGRAMS = 4000
 """Compiled pieces that are kept; each takes memory mappings, of which a process may have 65,000."""
@@ -59,17 +61,18 @@ def _score(logits: Array, y: Array) -> Array:
 def pays(structure: Structure, examples: int, *, few: bool = False) -> bool:
     """Whether candidates are predicted to be scored faster so than all at full width together.
 
-    On a CPU, if the whole network is so much work that dispatching its pieces takes little of the
-    time. A rule of counts alone, so that a search always goes one way.
+    On a CPU, if what depends on the masks is so much work that compiling its pieces takes less than
+    scoring at full width, which computes the rest but once for all candidates. A rule of counts
+    alone, so that a search always goes one way.
 
     Args:
       structure: the network's structure.
       examples: how many examples a candidate is scored on.
       few: whether there are so few candidates that most need pieces of their own to be compiled.
     """
-    least = COMPILING if few else DISPATCHING
-    whole = np.array([group.size for group in structure.groups], np.float64)
-    work = float(structure.mac_counts.total(whole)) * examples
+    least = COMPILING if few else SEARCHING
+    reading = {path for group in structure.groups for path in group.consumers}
+    work = examples * sum(layer.macs for layer in structure.layers if layer.path in reading)
     return jax.default_backend() == "cpu" and work >= least * len(structure.layers)
 
 
