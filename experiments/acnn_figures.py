@@ -90,7 +90,7 @@ def pose(case: str, seed: int, ncr: float, cache: Path) -> tuple[Problem, Any]:
 def settle(sweep: Sweep, cache: Path) -> dict[str, Any]:
     """What the actor makes of the network at the end of a search, without exploration."""
     problem, _ = pose(sweep.case, sweep.seed, EXPECTED, cache)
-    config = acnn.Config(unbounded=True, actor_rate=1e-3, beta=sweep.beta)
+    config = acnn.Config(unbounded=True, actor_rate=1e-3, replay=None, beta=sweep.beta)
     archive = acnn.search(config, problem, jax.random.PRNGKey(sweep.seed)).archive
     mask = archive.masks[-1]  # each round ends with the episode without exploration
     pair = jnp.stack([jnp.asarray(mask), jnp.ones_like(mask)])

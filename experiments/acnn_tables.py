@@ -314,7 +314,7 @@ def _draw(axes: Axes, case: str, seeds: tuple[int, ...]) -> dict[str, Any]:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_yscale("symlog", linthresh=1.0)
-    axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20, 50]))
+    axes.yaxis.set_major_locator(FixedLocator([-2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50]))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.axhline(0, color="#9aa5b1", lw=0.8)
     axes.set_xlabel("neuron compression rate", fontsize=9)

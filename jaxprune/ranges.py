@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple
 
 
@@ -46,7 +45,7 @@ def require(settings: Any, wanted: Range, *names: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is None:
                 continue
-            if not isinstance(number, Real):
+            if not isinstance(number, int | float):
                 raise TypeError(f"{name} is {value!r}, but must be a number")
             if not wanted.holds(number):
                 raise ValueError(f"{name} must {wanted.words}, not {value}")
