@@ -624,8 +624,8 @@ def _multiply(eqn: Any, side: int, sizes: Any, data: Any, known: Any, masks: Any
 
 
 EVEN = 4
-"""XLA's CPU backend convolves a number of channels that this does not divide up to ten times slower
-than the next one that it does (3 to 24 channels of 32 x 32: 13 ms instead of 2)."""
+"""XLA's CPU backend convolves a number of channels that this does not divide much slower than the
+next one that it does."""
 
 
 def _even(eqn: Any, data: Any, kernel: Any) -> tuple[Any, Any]:

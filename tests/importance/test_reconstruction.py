@@ -8,6 +8,7 @@ from flax import linen as nn
 
 import jaxprune
 from jaxprune import importance
+from jaxprune.importance.reconstruction import BLOCK, _removal_errors
 
 DAMPING = 1e-6
 
@@ -114,3 +115,27 @@ def test_damping_must_be_positive(case):
     params, x, structure = case
     with pytest.raises(ValueError, match=r"damping is 0\.0, but must be above 0"):
         importance.reconstruction(structure, network, params, x, damping=0.0)
+
+
+def test_blocks_of_removals_are_removals_one_by_one():
+    size = 2 * BLOCK + 17  # two whole blocks and a part
+    keys = jax.random.split(jax.random.key(0))
+    seen = jax.random.normal(keys[0], (3 * size, size))
+    read = jax.random.normal(keys[1], (size, 5))
+    covariance, products = seen.T @ seen / len(seen), read @ read.T
+    found = _removal_errors(covariance, products, 0.1)
+
+    scale = np.trace(np.asarray(covariance, np.float64)) / size
+    inverse = np.linalg.inv(np.asarray(covariance, np.float64) / scale + 0.1 * np.eye(size))
+    weights = np.asarray(read, np.float64)
+    left, total, errors = list(range(size)), 0.0, np.zeros(size)
+    while left:
+        rises = [weights[i] @ weights[i] / inverse[i, i] for i in left]
+        worst = left.pop(int(np.argmin(rises)))
+        total += min(rises)
+        errors[worst] = total * scale
+        share = inverse[:, worst] / inverse[worst, worst]
+        weights -= np.outer(share, weights[worst])
+        inverse -= np.outer(share, inverse[worst])
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(errors))
+    np.testing.assert_allclose(found, errors, rtol=1e-3)
