@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxprune.data.types import Dataset
@@ -32,9 +33,12 @@ class Preprocess:
 
     def __call__(self, images: Array) -> Array:
         """Maps uint8 `[B, H, W, C]` to float32 `[B, H, W, C]`, or `[B, H*W*C]` if flat."""
-        mean, std = jnp.array(self.mean, jnp.float32), jnp.array(self.std, jnp.float32)
-        x = (jnp.asarray(images, jnp.float32) / 255 - mean) / std
-        return x.reshape((x.shape[0], -1)) if self.flat else x
+        # By rows, since XLA's loops over a last axis of 1 or 3 are not vectorised on a CPU.
+        rows = jnp.asarray(images).reshape((images.shape[0], -1)).astype(jnp.float32)
+        pixels = rows.shape[1] // len(self.mean)
+        mean, std = (np.tile(np.float32(of), pixels) for of in (self.mean, self.std))
+        x = (rows / 255 - mean) / std
+        return x if self.flat else x.reshape(images.shape)
 
 
 def preprocess(dataset: Dataset, flat: bool) -> Preprocess:
@@ -70,21 +74,23 @@ def augment(key: Array, images: Array, kind: Augmentation = "crop_mirror") -> Ar
     """
     if kind == "none":
         return images
-    count, height, width, channels = images.shape
+    count, height, width, channels = shape = images.shape
+    if channels == 1:  # a last axis of 1 would not be vectorised on a CPU
+        images = images[..., 0]
     pixels = 4 if kind == "crop_mirror" else 1
     corner_key, flip_key = jax.random.split(key)
     corners = jax.random.randint(corner_key, (count, 2), 0, 2 * pixels + 1)
     if kind != "crop_mirror":
         moved = jax.random.bernoulli(jax.random.fold_in(corner_key, 1), shape=(count, 1))
         corners = jnp.where(moved, corners, pixels)
-    border = (pixels, pixels)
-    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+    border, rest = (pixels, pixels), images.shape[3:]
+    padded = jnp.pad(images, ((0, 0), border, border, *((0, 0) for _ in rest)))
 
     def crop(image: Array, corner: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels))
+        return jax.lax.dynamic_slice(image, (*corner, *(0 for _ in rest)), (height, width, *rest))
 
     cropped = jax.vmap(crop)(padded, corners)
-    if kind == "shift":
-        return cropped
-    flips = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
-    return jnp.where(flips, cropped[:, :, ::-1], cropped)
+    if kind != "shift":
+        flips = jax.random.bernoulli(flip_key, shape=(count, 1, 1, *(1 for _ in rest)))
+        cropped = jnp.where(flips, cropped[:, :, ::-1], cropped)
+    return cropped.reshape(shape)

@@ -56,6 +56,7 @@ class _Plan(NamedTuple):
     recipe: Recipe
     steps: int
     batch_size: int
+    image_shape: tuple[int, ...]
 
     def optimizer(self) -> optax.GradientTransformation:
         return optimizer(self.recipe, self.steps)
@@ -80,9 +81,12 @@ class Loop:
         if count == 0:
             raise ValueError("the split has no examples to fit")
         batch_size = min(recipe.batch_size, count)
-        self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size)
+        shape = tuple(split.images.shape[1:])
+        self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size, shape)
         self._functions = as_argument(function), as_argument(preprocess)
-        self._examples = jnp.asarray(split.images), jnp.asarray(split.labels)
+        # As rows: fetching an image is then one copy, also where it has a single channel.
+        images = jnp.asarray(split.images).reshape((count, -1))
+        self._examples = images, jnp.asarray(split.labels)
         self._key = key
 
     def start(self, variables: Variables) -> TrainState:
@@ -172,8 +176,8 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
     function, preprocess = functions
     state, metrics = carry
     recipe = plan.recipe
-    images, labels = examples[0][index], examples[1][index]
-    images = augment(key, images, recipe.augment)
+    rows, labels = examples[0][index], examples[1][index]
+    images = augment(key, rows.reshape((len(rows), *plan.image_shape)), recipe.augment)
     cast = _to_bfloat16 if recipe.precision == "bfloat16" else lambda tree: tree
     x = cast(preprocess(images))
 
