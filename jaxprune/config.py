@@ -261,7 +261,11 @@ def device() -> str:
 
     first = jax.devices()[0]
     kind = str(first.device_kind)
-    return f"{kind}, {os.cpu_count()} cores" if first.platform == "cpu" else kind
+    if first.platform != "cpu":
+        return kind
+    allowed = getattr(os, "sched_getaffinity", None)  # which cores this process may use, on Linux
+    count = len(allowed(0)) if allowed else os.cpu_count()
+    return f"{kind}, {count} core{'s' * (count != 1)}"
 
 
 def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, Any]:

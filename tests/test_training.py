@@ -216,14 +216,14 @@ def test_steps_equal_those_by_hand(digits, by_hand):
 def test_an_epoch_sees_every_example_once_in_a_new_order():
     images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
     split = data.Split(images, np.zeros(40, np.int32))
-    plan = loop._Plan(Recipe(batch_size=10), steps=4, batch_size=10)
+    plan = loop._Plan(Recipe(), 4, 10, (1, 1, 1))
     orders = [np.asarray(loop._batches(jax.random.key(seed), 40, plan)[0]) for seed in (0, 1)]
     for order in orders:
         assert order.shape == (4, 10)
         assert sorted(order.ravel()) == list(range(40))
     assert not np.array_equal(*orders)
     # Eleven a step leave seven over, which another order takes in.
-    plan = loop._Plan(Recipe(batch_size=11), steps=3, batch_size=11)
+    plan = loop._Plan(Recipe(), 3, 11, (1, 1, 1))
     order = np.asarray(loop._batches(jax.random.key(0), 40, plan)[0])
     assert order.shape == (3, 11)
     assert len(set(order.ravel())) == 33
