@@ -12,6 +12,7 @@ pickled, so reading a checkpoint runs no code of whoever wrote it.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -48,8 +49,6 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         UserError: ``path`` is there and is no checkpoint.
         OSError: The folder cannot be written.
     """
-    import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
-
     path = Path(path).expanduser().resolve()
     _check_replaceable(path)
     leaves = [(key, _array(key, leaf)) for key, leaf in _leaves(tree)]
@@ -71,8 +70,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
     try:
         if stored:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(fresh / _ARRAYS, stored)
+            _write_arrays(fresh / _ARRAYS, stored, path)
         (fresh / _LEAVES).write_text(json.dumps(manifest) + "\n")
         fresh.chmod(0o755)  # a temporary folder keeps others out, a checkpoint is an ordinary one
         _replace(path, fresh)
@@ -94,7 +92,8 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
         The pytree, with `numpy.ndarray` leaves.
 
     Raises:
-        UserError: There is no checkpoint at ``path``, it is damaged, or it does not fit ``like``.
+        UserError: There is no checkpoint at ``path``, it is damaged, a newer version wrote it, or
+            it does not fit ``like``.
     """
     path = Path(path).expanduser().resolve()
     if not exists(path):
@@ -154,11 +153,31 @@ def _replace(path: Path, fresh: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _write_arrays(place: Path, stored: dict[str, Any], path: Path) -> None:
+    """Has orbax write; what the system refuses it, such as space, is an OSError about `path`."""
+    import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
+
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(place, stored)
+    except ValueError as error:  # tensorstore's for everything, with the system's number in it
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
 def _read(path: Path) -> dict[Key, np.ndarray]:
     import orbax.checkpoint as ocp
 
     try:
         manifest = json.loads((path / _LEAVES).read_text())
+        if manifest["format"] > _FORMAT:
+            raise UserError(
+                f"the checkpoint {path} was written by a newer version of jaxprune (format "
+                f"{manifest['format']}, this one reads {_FORMAT}): upgrade jaxprune to load it"
+            )
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
         stored = {}
@@ -166,6 +185,8 @@ def _read(path: Path) -> dict[Key, np.ndarray]:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 stored = checkpointer.restore(path / _ARRAYS)
         return {tuple(leaf["key"]): _checked(leaf, stored) for leaf in manifest["leaves"]}
+    except UserError:
+        raise
     except Exception as error:  # orbax and tensorstore raise whatever their storage layers raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(

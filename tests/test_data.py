@@ -417,7 +417,7 @@ def test_command_line(tmp_path, capsys):
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("error: ")
+    assert output.err.startswith("jaxprune: error: ")
     assert output.err.count("\n") == 1
     for wrong in (["prepare", "digits"], ["prepare"], []):
         with pytest.raises(SystemExit) as exit_:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from jaxprune.console import ended
 from jaxprune.data.prepare import NAMES, prepare
-from jaxprune.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,16 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    try:
-        folder = prepare(options.name, options.data_dir, raw=options.raw, report=report)
-    except UserError as error:
-        report(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        report("interrupted; nothing was left behind")
-        return 130
-    print(folder)
-    return 0
+    def command() -> None:
+        print(prepare(options.name, options.data_dir, raw=options.raw, report=report))
+
+    return ended(command)
 
 
 if __name__ == "__main__":

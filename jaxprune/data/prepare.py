@@ -79,6 +79,7 @@ def prepare(
     folder = root / name / str(official.VERSION)
     if folder.exists():
         raise UserError(f"{folder} exists already; remove it to prepare the dataset again")
+    made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}.", suffix=".incomplete"))
@@ -97,6 +98,9 @@ def prepare(
         os.rename(written, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # it holds the dataset
+                root.rmdir()
     return folder
 
 

@@ -105,7 +105,11 @@ def _version_folder(name: str, root: Path) -> Path:
         if all(part.isdecimal() for part in info.parent.name.split("."))
     ]
     if not found:
-        raise UserError(f"no dataset {name!r} in {root}; prepare it: {_command(name, root)}")
+        halves = sorted(root.glob(f".{name}.*.incomplete"))
+        interrupted = f" (its preparation was interrupted: remove {halves[0]})" if halves else ""
+        raise UserError(
+            f"no dataset {name!r} in {root}{interrupted}; prepare it: {_command(name, root)}"
+        )
     folder = max(found, key=version).parent
     if not any(folder.glob("*.array_record*")):
         raise UserError(

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxprune.console import ended
 from jaxprune.errors import UserError
 from jaxprune.run_folder import write_text
 
 PROGRAM = "python -m jaxprune.report"
-WRONG_USE = 2
 
 
 def _shown(metavar: str) -> Any:
@@ -40,12 +40,7 @@ def main(argv: Sequence[str]) -> int:
         The exit code: 0, or 2 if something that was typed cannot work, with one line on stderr.
     """
     options = tyro.cli(Arguments, prog=PROGRAM, description=__doc__, args=argv)
-    try:
-        print(_write(options))
-    except UserError as error:
-        print(f"jaxprune: error: {error}", file=sys.stderr)
-        return WRONG_USE
-    return 0
+    return ended(lambda: print(_write(options)))
 
 
 def _write(options: Arguments) -> Path:
@@ -54,9 +49,8 @@ def _write(options: Arguments) -> Path:
     out = options.out or _default(options.runs)
     _check_replaceable(out)
 
-    from jaxprune import (
-        report,
-    )  # matplotlib and JAX, of which --help and most mistakes have no need
+    # matplotlib and JAX, of which --help and most mistakes have no need
+    from jaxprune import report
 
     page = report.html([report.of_run(run) for run in options.runs])
     try:

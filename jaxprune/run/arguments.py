@@ -20,7 +20,7 @@ from jaxprune.config import (
     to_json,
 )
 from jaxprune.errors import UserError
-from jaxprune.run_folder import read_config, read_json
+from jaxprune.run_folder import CONFIG, read_config, read_json
 
 DESCRIPTION = """\
 Train a network, search filters to remove, fine-tune what is left, and report.
@@ -101,26 +101,33 @@ def _defaults(argv: Sequence[str]) -> tuple[RunConfig, Any]:
     if preset != RunConfig.preset:
         raise UserError(f"--preset {preset} and --config {file} both give defaults: leave one out")
     settings = read_json(Path(file).expanduser())
-    stored = settings.get("method") if isinstance(settings, dict) else None
-    if not isinstance(stored, str):
-        raise UserError(f"{file} is no config.json of a run: it names no method")
+    stored = _method_of(settings, file)
     if method not in (None, stored):
         raise UserError(f"--config {file} is for --method {stored}, not {method}: leave one out")
     return from_json(settings, methods.get(stored).Config)
 
 
-def _of_the_run(stored: dict[str, Any], argv: Sequence[str]) -> tuple[RunConfig, Any]:
+def _method_of(settings: Any, file: str) -> str:
+    """The method that a config.json names."""
+    method = settings.get("method") if isinstance(settings, dict) else None
+    if not isinstance(method, str):
+        raise UserError(f"{file} is no config.json of a run: it names no method")
+    return method
+
+
+def _of_the_run(stored: Any, argv: Sequence[str]) -> tuple[RunConfig, Any]:
     """The settings of a run that is resumed."""
+    known = _method_of(stored, f"{_value_of('--out', argv)}/{CONFIG}")
     for option in ("--preset", "--config"):
         if _value_of(option, argv) is not None:
             raise UserError(
                 f"{option} gives settings to new runs, --resume goes on with those of the run: "
                 f"leave {option} out"
             )
-    method = _value_of("--method", argv) or stored.get("method", RunConfig.method)
-    if stored.get("method") != method:
-        raise _different(f"--method is {method}, the run has {stored.get('method')}")
-    return from_json(stored, methods.get(method).Config)
+    method = _value_of("--method", argv)
+    if method not in (None, known):
+        raise _different(f"--method is {method}, the run has {known}")
+    return from_json(stored, methods.get(known).Config)
 
 
 def resume_command(config: RunConfig) -> str:

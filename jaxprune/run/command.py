@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprune import run_folder
-from jaxprune.console import INTERRUPTED, WRONG_USE
+from jaxprune.console import INTERRUPTED, ended, refusal
 from jaxprune.errors import UserError
 from jaxprune.run import arguments
 
@@ -22,11 +22,7 @@ def main(argv: Sequence[str]) -> int:
         The exit code: 0 after a whole run, 2 if something that was typed cannot work, with one line
         on stderr saying what, and 130 after Ctrl-C, with the command that resumes.
     """
-    try:
-        return perform(arguments.parse(argv))
-    except UserError as error:
-        print(f"jaxprune: error: {error}", file=sys.stderr)
-        return WRONG_USE
+    return ended(lambda: perform(arguments.parse(argv)))
 
 
 def perform(options: arguments.Arguments[Any]) -> int:
@@ -81,6 +77,11 @@ def perform(options: arguments.Arguments[Any]) -> int:
         advice = f"to continue: {resume}" if resume else "nothing was begun"
         print(f"interrupted; {advice}", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        reason = refusal(error)
+        if reason is None or resume is None:
+            raise
+        raise UserError(f"{reason}; then continue: {resume}") from error
     return _end(_summary(result))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import warnings
 from pathlib import Path
 
 import jax
@@ -26,6 +27,8 @@ def keep_compiled(cache_dir: Path | None) -> None:
     folder = cache_folder(cache_dir) / f"compiled-{processor}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_WORTH_KEEPING)
+    # Where the cache cannot be read or written, or is damaged, everything is compiled as without.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def _processor() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxprune import run_folder
-from jaxprune.console import INTERRUPTED, WRONG_USE
+from jaxprune.console import INTERRUPTED, WRONG_USE, ended
 from jaxprune.errors import UserError
 from jaxprune.sweep import table
 from jaxprune.sweep.plan import PROGRAM, Planned, command, plan
@@ -30,28 +30,28 @@ def main(argv: Sequence[str]) -> int:
         The exit code: 0 when all runs are finished, 2 if something that was typed cannot work, and
         130 after Ctrl-C.
     """
-    try:
-        axes, runs = plan(argv)
-        if axes.dry_run:
-            print("\n".join(f"{run.state:8}  {command(run.words)}" for run in runs))
-            print(f"--dry-run: {len(runs)} runs, none was begun")
-            return 0
-        errors: dict[str, str] = {}
-        for number, run in enumerate(runs, start=1):
-            print(f"run {number} of {len(runs)}: {run.name}, {run.state}", flush=True)
-            if run.state == "finished":
-                continue
-            try:
-                if _make(run) == INTERRUPTED:
-                    print(f"to continue the sweep: {command(argv, PROGRAM)}", file=sys.stderr)
-                    return INTERRUPTED
-            except UserError as error:
-                errors[run.name] = str(error)
-                print(f"jaxprune: error: {error}", file=sys.stderr)
-        print(_write(axes.out, argv, runs, errors))
-    except UserError as error:
-        print(f"jaxprune: error: {error}", file=sys.stderr)
-        return WRONG_USE
+    return ended(lambda: _sweep(argv))
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    axes, runs = plan(argv)
+    if axes.dry_run:
+        print("\n".join(f"{run.state:8}  {command(run.words)}" for run in runs))
+        print(f"--dry-run: {len(runs)} runs, none was begun")
+        return 0
+    errors: dict[str, str] = {}
+    for number, run in enumerate(runs, start=1):
+        print(f"run {number} of {len(runs)}: {run.name}, {run.state}", flush=True)
+        if run.state == "finished":
+            continue
+        try:
+            if _make(run) == INTERRUPTED:
+                print(f"to continue the sweep: {command(argv, PROGRAM)}", file=sys.stderr)
+                return INTERRUPTED
+        except UserError as error:
+            errors[run.name] = str(error)
+            print(f"jaxprune: error: {error}", file=sys.stderr)
+    print(_write(axes.out, argv, runs, errors))
     return WRONG_USE if errors else 0
 
 

@@ -32,10 +32,25 @@ runpy.run_module("jaxprune.run", run_name="__main__", alter_sys=True)
 """
 
 
-def start(words):
+# The disk is full once a file is there: whatever is written from then on fails.
+FILLS_UP = """
+import pathlib, resource, signal, sys, threading, time
+def fill_up(milestone):
+    while not milestone.exists():
+        time.sleep(0.001)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+threading.Thread(target=fill_up, args=[pathlib.Path(sys.argv.pop(1))], daemon=True).start()
+"""
+
+
+def start(words, *, disk_full_at: Path | None = None):
+    code, first = COMMAND, []
+    if disk_full_at is not None:
+        code, first = FILLS_UP + COMMAND, [str(disk_full_at)]
     environment = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words],
+        [sys.executable, "-c", code, *first, *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

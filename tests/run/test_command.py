@@ -140,6 +140,15 @@ def test_another_seed_gives_another_result(finished, cache, tmp_path):
 # --- interruptions -------------------------------------------------------------------------------
 
 
+def assert_ends_like(out, finished):
+    """A run that was interrupted has the result and the network of one that was not."""
+    assert lasting(read(out / "result.json")) == lasting(read(finished / "result.json"))
+    assert (out / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    networks = (jaxprune.load(folder).params for folder in (out, finished))
+    for left, right in zip(*map(jax.tree.leaves, networks), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_path):
     out = tmp_path / "run"
     places = ["--out", str(out), "--cache-dir", str(tmp_path / "cache")]
@@ -162,14 +171,27 @@ def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_pat
         assert not (out / "result.json").exists()
         words = ["--resume", *places]
     assert main(words) == 0
+    assert_ends_like(out, finished)
 
-    assert lasting(read(out / "result.json")) == lasting(read(finished / "result.json"))
-    assert (out / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
-    resumed, whole = jaxprune.load(out), jaxprune.load(finished)
-    for left, right in zip(
-        jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True
-    ):
-        np.testing.assert_array_equal(left, right)
+
+@pytest.mark.slow
+def test_run_goes_on_after_the_disk_was_full(finished, tmp_path):
+    out = tmp_path / "run"
+    places = ["--out", str(out), "--cache-dir", str(tmp_path / "cache")]
+    words = [*TINY, *places]
+    for milestone in ("config.json", "state/search/leaves.json", "model/widths.json"):
+        process = start(words, disk_full_at=out / milestone)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 2, errors
+        *_, line = errors.splitlines()
+        assert line.startswith("jaxprune: error: ")
+        assert "File too large" in line  # what a limit says in place of "No space left"
+        assert f"then continue: python -m jaxprune.run --resume --out {out}" in line
+        assert "Traceback" not in errors
+        assert not (out / "result.json").exists()
+        words = ["--resume", *places]
+    assert main(words) == 0
+    assert_ends_like(out, finished)
 
 
 def test_finished_run_is_left_alone_when_resumed(finished, cache, capsys):

@@ -5,14 +5,24 @@ mistakes that have a message of their own are listed below them.
 """
 
 import dataclasses
+import json
+import sys
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
+import jax.numpy as jnp
 import pytest
 
+import jaxprune
+import jaxprune.bench.command
+import jaxprune.data.__main__
+import jaxprune.export.command
+import jaxprune.report.__main__
+import jaxprune.sweep.command
 from jaxprune import data, methods, models
-from jaxprune.config import RunConfig
+from jaxprune.config import RunConfig, to_json
 from jaxprune.run.command import main
+from run import unprivileged
 
 # ------------------------------------------------------------------------- every option, generated
 
@@ -43,10 +53,10 @@ def named(case):
     return "-".join(case[:2])
 
 
-def refused(words, capsys):
+def refused(words, capsys, command=main):
     """What is said on stderr in refusing; nothing may be said on stdout."""
     try:
-        code = main(words)
+        code = command(words)
     except SystemExit as end:  # tyro's own
         code = end.code
     shown = capsys.readouterr()
@@ -130,3 +140,130 @@ def test_wrong_input_is_refused_in_one_line(words, says, tmp_path, monkeypatch, 
     for part in says:
         assert part in line
     assert list(tmp_path.iterdir()) == []
+
+
+# ----------------------------------------------------------------------------- what is on the disk
+
+
+COMMANDS = {
+    "run": main,
+    "data": jaxprune.data.__main__.main,
+    "report": jaxprune.report.__main__.main,
+    "bench": jaxprune.bench.command.main,
+    "export": jaxprune.export.command.main,
+    "sweep": jaxprune.sweep.command.main,
+}
+
+
+def newer_model(folder):
+    """A model as a version of jaxprune might write it that is yet to come."""
+    params, x = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((1, 3))
+    small = jaxprune.prune(lambda params, x: jnp.tanh(x @ params["a"]) @ params["b"], params, x)
+    jaxprune.save(folder / "it", small, x)
+    change(folder / "it" / "widths.json", "format", 99)
+
+
+def newer_checkpoint(folder):
+    """The same of the arrays alone."""
+    newer_model(folder)
+    change(folder / "it" / "widths.json", "format", 1)
+    change(folder / "it" / "arrays" / "leaves.json", "format", 99)
+
+
+def change(path, name, value):
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+
+def newer_run(folder):
+    """A run begun by a version that knows a setting more."""
+    (folder / "it" / "state").mkdir(parents=True)
+    settings = to_json(RunConfig(method="random"), methods.get("random").Config())
+    (folder / "it" / "config.json").write_text(json.dumps({**settings, "colour": "red"}))
+
+
+def other_config(folder):
+    """A config.json of another program."""
+    (folder / "it").mkdir()
+    (folder / "it" / "config.json").write_text('["a list"]')
+
+
+def half_prepared(folder):
+    """What is left where preparing a dataset was killed."""
+    (folder / "it" / ".mnist.x1y2.incomplete" / "mnist").mkdir(parents=True)
+
+
+def no_run(folder):
+    (folder / "it").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("there", "command", "words", "says"),
+    [
+        (newer_model, "export", ["it", "--to", "stablehlo"], ["newer version", "99", "upgrade"]),
+        (newer_checkpoint, "export", ["it", "--to", "stablehlo"], ["newer version", "99"]),
+        (newer_run, "run", ["--resume", "--out", "it"], ["another version", "colour"]),
+        (newer_run, "run", ["--config", "it/config.json"], ["another version", "colour"]),
+        (other_config, "run", ["--resume", "--out", "it"], ["it/config.json", "no method"]),
+        (
+            half_prepared,
+            "run",
+            ["--dataset", "mnist", "--data-dir", "it"],
+            ["no dataset 'mnist'", "interrupted", ".mnist.x1y2.incomplete", "prepare mnist"],
+        ),
+        (no_run, "run", ["--resume", "--out", "it"], ["it", "holds no run"]),
+        (no_run, "report", ["it"], ["it", "holds no"]),
+        (no_run, "bench", ["it"], ["it"]),
+        (no_run, "export", ["it", "--to", "onnx"], ["it", "no model"]),
+        (no_run, "data", ["prepare", "mnist", "--raw", "it", "--data-dir", "d"], ["is missing"]),
+        (no_run, "sweep", ["--out", "it", "--method", "random", "--seed", "-1"], ["--seed -1"]),
+    ],
+)
+def test_what_is_on_the_disk_is_refused_in_one_line(
+    there, command, words, says, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    there(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    line = refused(words, capsys, COMMANDS[command])
+    assert line.startswith("jaxprune: error: ")
+    assert line.count("\n") == 1
+    for part in says:
+        assert part in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["jaxprune.run", "--method", "random"],  # its runs/ would be here
+        ["jaxprune.run", "--method", "random", "--out", "hidden/run"],
+        ["jaxprune.run", "--resume", "--out", "hidden"],
+        ["jaxprune.run", "--config", "hidden/config.json"],
+        ["jaxprune.run", "--dataset", "mnist", "--data-dir", "hidden"],
+        ["jaxprune.data", "prepare", "mnist", "--data-dir", "hidden/data"],
+        ["jaxprune.data", "prepare", "mnist", "--data-dir", "data"],
+        ["jaxprune.report", "hidden"],
+        ["jaxprune.bench", "hidden"],
+        ["jaxprune.export", "hidden", "--to", "onnx"],
+        ["jaxprune.sweep", "--out", "hidden/sweep", "--method", "random", "--seed", "0"],
+    ],
+    ids=" ".join,
+)
+def test_folders_that_are_locked_are_refused_in_one_line(words, tmp_path):
+    (tmp_path / "hidden").mkdir(mode=0o000)
+    tmp_path.chmod(0o555)
+    try:
+        ended = unprivileged.run(words, tmp_path)
+    finally:
+        tmp_path.chmod(0o755)
+        (tmp_path / "hidden").chmod(0o755)
+    if ended.returncode == unprivileged.CANNOT_DROP:
+        pytest.skip("root here cannot give up its rights to other people's files")
+    assert ended.returncode == 2, ended.stderr
+    *_, line = ended.stderr.splitlines()
+    assert line.startswith("jaxprune: error: ")
+    assert "Permission denied" in line
+    assert "Traceback" not in ended.stderr
+    assert "Warning" not in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["hidden"]
