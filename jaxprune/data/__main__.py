@@ -26,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def command() -> None:
+    def prepared() -> None:
         print(prepare(options.name, options.data_dir, raw=options.raw, report=report))
 
-    return ended(command)
+    return ended(prepared)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Preprocess:
         # By rows, since XLA's loops over a last axis of 1 or 3 are not vectorised on a CPU.
         rows = jnp.asarray(images).reshape((images.shape[0], -1)).astype(jnp.float32)
         pixels = rows.shape[1] // len(self.mean)
-        mean, std = (np.tile(np.float32(of), pixels) for of in (self.mean, self.std))
+        mean, std = (np.tile(np.asarray(of, np.float32), pixels) for of in (self.mean, self.std))
         x = (rows / 255 - mean) / std
         return x if self.flat else x.reshape(images.shape)
 
