@@ -32,6 +32,7 @@ _LONE = "array"
 _FORMAT = 1
 _ARRAYS = "arrays"
 _LEAVES = "leaves.json"
+_BYTES = "arrays.npz"
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
@@ -64,13 +65,13 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
             for key, array in leaves
         ],
     }
-    stored = _nested_dict((key, array) for key, array in leaves if array.size)
+    stored = [(key, array) for key, array in leaves if array.size]
 
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
     try:
         if stored:
-            _write_arrays(fresh / _ARRAYS, stored, path)
+            _write_arrays(fresh, stored, path)
         (fresh / _LEAVES).write_text(json.dumps(manifest) + "\n")
         fresh.chmod(0o755)  # a temporary folder keeps others out, a checkpoint is an ordinary one
         _replace(path, fresh)
@@ -153,13 +154,33 @@ def _replace(path: Path, fresh: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_arrays(place: Path, stored: dict[str, Any], path: Path) -> None:
-    """Has orbax write; what the system refuses it, such as space, is an OSError about `path`."""
+def _checkpointer() -> Any:
+    """An orbax checkpointer of this process alone, also where several work together."""
     import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
 
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process{process}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _write_arrays(fresh: Path, stored: list[tuple[Key, np.ndarray]], path: Path) -> None:
+    """Has orbax write; what the system refuses it, such as space, is an OSError about `path`.
+
+    Of several processes orbax lets only the first write numpy arrays: the others write the bytes.
+    """
+    if jax.process_index() > 0:
+        np.savez(fresh / _BYTES, *(np.frombuffer(array.tobytes(), np.uint8) for _, array in stored))
+        return
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(place, stored)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(fresh / _ARRAYS, _nested_dict(stored))
     except ValueError as error:  # tensorstore's for everything, with the system's number in it
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if number is None:
@@ -169,8 +190,6 @@ def _write_arrays(place: Path, stored: dict[str, Any], path: Path) -> None:
 
 
 def _read(path: Path) -> dict[Key, np.ndarray]:
-    import orbax.checkpoint as ocp
-
     try:
         manifest = json.loads((path / _LEAVES).read_text())
         if manifest["format"] > _FORMAT:
@@ -180,10 +199,7 @@ def _read(path: Path) -> dict[Key, np.ndarray]:
             )
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
-        stored = {}
-        if any(0 not in leaf["shape"] for leaf in manifest["leaves"]):
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                stored = checkpointer.restore(path / _ARRAYS)
+        stored = _read_arrays(path, [leaf for leaf in manifest["leaves"] if 0 not in leaf["shape"]])
         return {tuple(leaf["key"]): _checked(leaf, stored) for leaf in manifest["leaves"]}
     except UserError:
         raise
@@ -193,6 +209,21 @@ def _read(path: Path) -> dict[Key, np.ndarray]:
             f"the checkpoint {path} is damaged ({type(error).__name__}: {reason:.160}): "
             "remove that folder and make it again"
         ) from error
+
+
+def _read_arrays(path: Path, leaves: list[dict[str, Any]]) -> dict[str, Any]:
+    """The nested dict of the arrays that have elements."""
+    if not leaves:
+        return {}
+    if not (path / _BYTES).exists():
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore(path / _ARRAYS)
+    with np.load(path / _BYTES) as file:
+        arrays = [file[name] for name in file.files]
+    return _nested_dict(
+        (tuple(leaf["key"]), array.view(np.dtype(leaf["dtype"])).reshape(leaf["shape"]))
+        for leaf, array in zip(leaves, arrays, strict=True)
+    )
 
 
 def _checked(leaf: dict[str, Any], stored: Any) -> np.ndarray:

@@ -103,6 +103,19 @@ class RunConfig:
     cache_dir: _OptionalFolder = None
     """Folder of pretrained networks and decoded images; by default ~/.cache/jaxprune."""
 
+    devices: _OptionalInt = None
+    """How many devices share the work; by default all that JAX sees."""
+
+    coordinator: _OptionalName = None
+    """For a run on several hosts, host:port of the first process; auto where the cluster tells JAX
+    (Slurm, Open MPI, Cloud TPU)."""
+
+    processes: _OptionalInt = None
+    """How many processes there are on all hosts, beside --coordinator."""
+
+    process: _OptionalInt = None
+    """Which of them this is, from 0; the first one writes the results."""
+
     log: Annotated[tuple[str, ...], _option("NAME ...")] = ()
     """Where metrics go besides metrics.jsonl: tensorboard (files in the run's folder), wandb."""
 
@@ -155,7 +168,10 @@ BASELINES = RunConfig().baselines
 STATISTICS = ("batch", "dense")
 """Choices of `RunConfig.statistics`."""
 
-PLACES = ("out", "resume", "dry_run", "preset", "config", "data_dir", "cache_dir", "log")
+PLACES = (
+    *("out", "resume", "dry_run", "preset", "config", "data_dir", "cache_dir", "log"),
+    *("devices", "coordinator", "processes", "process"),
+)
 """Fields that say where and how to run or where settings come from, not what to compute: they may
 change when resuming."""
 
@@ -212,6 +228,9 @@ def check(config: RunConfig) -> None:
         ("finalists", 1),
         ("search_examples", 1),
         ("latency_batch", 1),
+        ("devices", 1),
+        ("processes", 1),
+        ("process", 0),
     ):
         value = getattr(config, option)
         if value is not None and value < least:
@@ -219,6 +238,33 @@ def check(config: RunConfig) -> None:
             raise UserError(f"--{name} {value} is too small; it must be at least {least}")
     if config.seed >= 2**31:
         raise UserError(f"--seed {config.seed} is too large; it must be below {2**31}")
+    _check_hosts(config)
+
+
+def _check_hosts(config: RunConfig) -> None:
+    """Raises UserError unless the options of a run on several hosts fit together."""
+    given = {name: getattr(config, name) for name in ("processes", "process")}
+    named = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    if config.coordinator in (None, "auto"):
+        if named:
+            with_it = "auto finds out by itself" if config.coordinator else "it needs --coordinator"
+            raise UserError(f"{named[0]}: {with_it}")
+    elif len(named) < 2:
+        raise UserError(
+            f"--coordinator {config.coordinator} needs --processes and --process (or is auto)"
+        )
+    elif not 0 <= config.process < config.processes:  # type: ignore[operator]
+        raise UserError(f"{named[1]} must be below {named[0]}")
+    if config.coordinator is None:
+        return
+    for cost in config.cost:
+        from jaxprune import costs
+
+        if cost not in costs.NAMES:
+            raise UserError(
+                f"--cost {cost} is measured, which comes out differently on each host; with "
+                f"--coordinator use {', '.join(costs.NAMES)}"
+            )
 
 
 def resolve(config: RunConfig, now: datetime) -> RunConfig:
@@ -255,17 +301,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def device() -> str:
-    """What the numbers are made on, such as "cpu, 2 cores" or "NVIDIA H100 80GB HBM3"."""
+def device(count: int = 1) -> str:
+    """What the numbers are made on, such as "cpu, 2 cores" or "NVIDIA H100 80GB HBM3, 8 devices".
+
+    Args:
+        count: How many devices shared the work.
+    """
     import jax
 
     first = jax.devices()[0]
-    kind = str(first.device_kind)
+    kind = str(first.device_kind) + (f", {count} devices" if count > 1 else "")
     if first.platform != "cpu":
         return kind
     allowed = getattr(os, "sched_getaffinity", None)  # which cores this process may use, on Linux
-    count = len(allowed(0)) if allowed else os.cpu_count()
-    return f"{kind}, {count} core{'s' * (count != 1)}"
+    cores = len(allowed(0)) if allowed else os.cpu_count()
+    return f"{kind}, {cores} core{'s' * (cores != 1)}"
 
 
 def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, Any]:

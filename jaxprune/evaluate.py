@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from jaxprune import devices, memory
+from jaxprune.errors import UserError
 from jaxprune.lowering import lower
 
 EXAMPLES_AT_ONCE = {True: 512, False: 16384}
@@ -29,7 +33,7 @@ class Scores(NamedTuple):
     accuracy: Array
 
 
-@partial(jax.jit, static_argnames=("masked_apply", "chunk"))
+@partial(jax.jit, static_argnames=("masked_apply", "chunk", "mesh"))
 def evaluate(
     masked_apply: Callable[..., Array],
     params: Any,
@@ -38,6 +42,7 @@ def evaluate(
     y: Array,
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Scores:
     """Scores K candidates on one batch, the parameters and the batch shared by all.
 
@@ -56,11 +61,45 @@ def evaluate(
       x: [B, ...], as the network takes it.
       y: int [B], the labels.
       chunk: how many candidates are evaluated at once; memory grows with it. By default as many
-        as make a batch that the device handles well, at least one.
+        as make a batch that the device handles well and has the memory for, at least one.
+      mesh: the devices that the candidates are divided among (`devices.make_mesh`), each with a
+        copy of the parameters and the batch. With fewer candidates than devices some idle.
 
     Returns:
       The scores of each candidate, [K], or of each member of each family, [K, T].
+
+    Raises:
+      UserError: the device's memory does not hold a single candidate on the whole batch. (The batch
+        is not divided: BatchNorm may normalise by the statistics of all of it.)
     """
+    if mesh is None:
+        return _scores(masked_apply, params, masks, x, y, chunk)
+    count = len(next(iter(masks.values())))
+    missing = -count % mesh.size
+    # Replicated before they are divided, lest XLA divide what the caller makes of them, too.
+    whole = devices.replicated(
+        {name: jnp.concatenate([mask, *[mask[-1:]] * missing]) for name, mask in masks.items()},
+        mesh,
+    )
+    divided = jax.shard_map(
+        lambda params, masks, x, y: _scores(masked_apply, params, masks, x, y, chunk),
+        mesh=mesh,
+        in_specs=(P(), P(devices.AXIS), P(), P()),
+        out_specs=P(devices.AXIS),
+        check_vma=False,
+    )(params, whole, x, y)
+    return Scores(*(column[:count] for column in devices.replicated(divided, mesh)))
+
+
+def _scores(
+    masked_apply: Callable[..., Array],
+    params: Any,
+    masks: Mapping[str, Array],
+    x: Array,
+    y: Array,
+    chunk: int | None,
+) -> Scores:
+    """`evaluate` on one device."""
     quick = lower(masked_apply)
     common = {name: mask for name, mask in masks.items() if mask.ndim == 2}
     own = {name: mask for name, mask in masks.items() if mask.ndim == 3}
@@ -71,7 +110,9 @@ def evaluate(
         return Scores(loss, (logits.argmax(-1) == y).mean())
 
     if chunk is None:
-        chunk = max(1, EXAMPLES_AT_ONCE[jax.default_backend() == "cpu"] // len(y))
+        one = {name: mask[0] for name, mask in common.items()}
+        one |= {name: mask[0, 0] for name, mask in own.items()}
+        chunk = candidates_at_once(quick, params, one, x)
     if not own:
         return jax.lax.map(score, common, batch_size=chunk)
     members = next(iter(own.values())).shape[1]
@@ -83,6 +124,26 @@ def evaluate(
         )
 
     return jax.lax.map(family, (common, own), batch_size=max(1, chunk // members))
+
+
+def candidates_at_once(
+    masked_apply: Callable[..., Array], params: Any, masks: Mapping[str, Array], x: Array
+) -> int:
+    """How many candidates a device evaluates together on a batch; only shapes matter.
+
+    Raises:
+      UserError: its memory does not hold the activations of one.
+    """
+    examples = len(x)
+    wanted = EXAMPLES_AT_ONCE[jax.default_backend() == "cpu"]
+    fitting = memory.examples_that_fit(masked_apply, params, masks, x)
+    if fitting is not None and fitting < examples:
+        raise UserError(
+            f"one candidate on {examples:,} images needs more memory than the device has; "
+            f"about {fitting:,} images fit: lower the number that candidates are scored on "
+            "(--search-examples)"
+        )
+    return max(1, (wanted if fitting is None else min(wanted, fitting)) // examples)
 
 
 class Separated(NamedTuple):

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
-from jaxprune import bucketed, importance
+from jaxprune import bucketed, devices, importance
 from jaxprune.budgets import Budget, CostFunction, make_budgets
 from jaxprune.dependency import Structure, masked
 from jaxprune.errors import UserError
@@ -95,6 +96,7 @@ class Problem(NamedTuple):
         nothing else is computed once. None: they are evaluated one by one.
       host: what a search should score its candidates with where it can leave compiled code; None
         where that does not pay.
+      mesh: the devices that candidates are divided among; None: one.
     """
 
     structure: Structure
@@ -107,6 +109,7 @@ class Problem(NamedTuple):
     trainer: Trainer | None = None
     evaluate_steps: Callable[[Array], Scores] | None = None
     host: Host | None = None
+    mesh: Mesh | None = None
 
     @property
     def traceable(self) -> bool:
@@ -132,6 +135,7 @@ def make_problem(
     budget: float | str | Sequence[float | str] = 0.5,
     chunk: int | None = None,
     host: bool | None = None,
+    mesh: Mesh | None = None,
 ) -> Problem:
     """The problem of pruning a trained classifier to a budget.
 
@@ -145,7 +149,8 @@ def make_problem(
       budget: what is allowed of each cost, as `budgets.parse_limit` takes it.
       chunk: how many candidates are evaluated at once, see `evaluate`.
       host: whether searches score candidates from the host, each at its own widths
-        (`jaxprune.bucketed`); by default on a CPU if the network and its batch are large enough.
+        (`jaxprune.bucketed`); by default on one CPU if the network and its batch are large enough.
+      mesh: the devices that candidates are divided among (`devices.make_mesh`); None: one.
 
     Raises:
       UserError: a budget is impossible or below what can be reached, a cost is unknown, or the
@@ -165,7 +170,10 @@ def make_problem(
             apply, structure, params, train[0][:1], list(zip(names, limits, strict=True))
         ),
         chunk=chunk,
-        host=on_host(apply, structure, params, train, validation, wanted=host),
+        host=None
+        if mesh is not None
+        else on_host(apply, structure, params, train, validation, wanted=host),
+        mesh=mesh,
     )
 
 
@@ -181,22 +189,25 @@ def assemble(
     scores: Array | None = None,
     chunk: int | None = None,
     host: Host | None = None,
+    mesh: Mesh | None = None,
 ) -> Problem:
     """A problem from its parts; `make_problem` says what they are.
 
     `scores` is the importance of the channels, by default the L1 norm of their weights.
     """
+    if scores is None:
+        scores = importance.l1(structure, params)
+    params, train, validation = devices.replicate((params, train, validation), mesh)
+    score = functools.partial(evaluate, masked_apply, params, chunk=chunk, mesh=mesh)
 
     def on(x: Array, y: Array) -> Callable[[Array], Scores]:
-        return lambda masks: evaluate(
-            masked_apply, params, structure.unflatten(masks.astype(jnp.float32)), x, y, chunk=chunk
-        )
+        return lambda masks: score(structure.unflatten(masks.astype(jnp.float32)), x, y)
 
     def steps(masks: Array) -> Scores:
         of_steps = dict(structure.unflatten(masks.astype(jnp.float32)))
         first = structure.groups[0].name
         of_steps[first] = of_steps[first][:, 0]
-        return evaluate(masked_apply, params, of_steps, *train, chunk=chunk)
+        return score(of_steps, *train)
 
     cost, limit = _combined(budgets)
     return Problem(
@@ -205,11 +216,12 @@ def assemble(
         validate=on(*validation),
         cost=cost,
         budget=limit,
-        importance=importance.l1(structure, params) if scores is None else scores,
+        importance=scores,
         budgets=budgets,
         trainer=trainer,
         evaluate_steps=steps,
         host=host,
+        mesh=mesh,
     )
 
 

@@ -130,11 +130,15 @@ def _of_the_run(stored: Any, argv: Sequence[str]) -> tuple[RunConfig, Any]:
     return from_json(stored, methods.get(known).Config)
 
 
+_KEPT_PLACES = ("data_dir", "cache_dir", "devices", "coordinator", "processes", "process")
+"""Options that a resumed run is given again."""
+
+
 def resume_command(config: RunConfig) -> str:
     """What to type to continue a run."""
     places = [
         f" --{name.replace('_', '-')} {shlex.quote(str(getattr(config, name)))}"
-        for name in ("data_dir", "cache_dir")
+        for name in _KEPT_PLACES
         if getattr(config, name) is not None
     ]
     log = f" --log {' '.join(config.log)}" if config.log else ""

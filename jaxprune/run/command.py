@@ -38,40 +38,40 @@ def perform(options: arguments.Arguments[Any]) -> int:
         UserError: Something that was typed cannot work.
     """
     # From here on the libraries are needed; --help and most mistakes end before.
-    from jaxprune import config, methods
-    from jaxprune.run import display, loggers, pipeline
+    from jaxprune import config, devices, methods
+    from jaxprune.run import display, hosts, loggers, pipeline
     from jaxprune.run import job as jobs
     from jaxprune.run.compiled import keep_compiled
 
     config.check(options.run)
     loggers.check(options.run.log)
+    hosts.join(options)
     keep_compiled(options.run.cache_dir)
     settings = config.resolve(options.run, datetime.now())
     out = Path(settings.out or ".").expanduser()
     if not (settings.resume or settings.dry_run):
-        run_folder.check_free(out)
+        hosts.agree(lambda: run_folder.check_free(out))
 
     resume = None
     try:
-        with display.make() as shown:
+        first = devices.is_first()
+        with display.make(silent=not first) as shown:
             shown.say(f"data: loading {settings.dataset}")
             job = jobs.prepare(settings, options.search, methods.get(settings.method))
             if settings.dry_run:
                 return _end(_plan(job))
             shown.say(
                 f"run: {settings.method} prunes {settings.model} on {settings.dataset} to "
-                f"{' and '.join(map(str, job.budgets))}, in {out}, on {config.device()}"
+                f"{' and '.join(map(str, job.budgets))}, in {out}, on {job.device}"
             )
             stored = config.to_json(settings, options.search)
-            if settings.resume:
-                opened = run_folder.reopen(out)
-            else:
-                opened = run_folder.create(out, {**stored, "versions": config.versions()})
+            if not settings.resume:
+                stored = {**stored, "versions": config.versions()}
             resume = arguments.resume_command(settings)
-            with opened:
+            with hosts.folder(out, None if settings.resume else stored) as opened:
                 if opened.finished:
                     return _end(f"the run in {out} is finished: see {out / 'report.md'}")
-                with loggers.attached(settings.log, opened, stored):
+                with loggers.attached(settings.log if first else (), opened, stored):
                     result = pipeline.run(job, opened, shown)
     except KeyboardInterrupt:
         advice = f"to continue: {resume}" if resume else "nothing was begun"
@@ -82,7 +82,7 @@ def perform(options: arguments.Arguments[Any]) -> int:
         if reason is None or resume is None:
             raise
         raise UserError(f"{reason}; then continue: {resume}") from error
-    return _end(_summary(result))
+    return _end(_summary(result)) if first else 0
 
 
 def _end(text: str) -> int:

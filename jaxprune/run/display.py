@@ -41,11 +41,17 @@ class Display(Protocol):
 
 
 @contextmanager
-def make() -> Iterator[Display]:
+def make(*, silent: bool = False) -> Iterator[Display]:
     """A live display if stdout is a terminal that can move its cursor, plain lines otherwise.
 
     So it is quiet in pipes and files, and in continuous integration, where CI is set.
+
+    Args:
+        silent: Whether nothing is to be shown at all.
     """
+    if silent:
+        yield _NoDisplay()
+        return
     moving = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if not moving or os.environ.get("CI"):
         yield _PlainDisplay()
@@ -66,6 +72,18 @@ def make() -> Iterator[Display]:
         expand=True,
     ) as progress:
         yield _LiveDisplay(progress)
+
+
+class _NoDisplay:
+    """Nothing, for processes that help another one."""
+
+    def begin(self, phase: str, total: float | None = None) -> None: ...
+
+    def step(self, done: float, detail: str) -> None: ...
+
+    def end(self, detail: str) -> None: ...
+
+    def say(self, line: str) -> None: ...
 
 
 class _PlainDisplay:

@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from jaxprune import costs, data, importance, models, training
+from jaxprune import costs, data, devices, importance, models, training
 from jaxprune.budgets import Budget, make_budgets
 from jaxprune.compensation import compensate
-from jaxprune.config import RunConfig
+from jaxprune.config import RunConfig, device
 from jaxprune.dependency import Masks, Structure, masked, trace
 from jaxprune.problem import Problem, Trainer, assemble, on_host
 
@@ -32,6 +33,7 @@ class Job(NamedTuple):
         preprocess: uint8 images to inputs of the network.
         structure: The network's groups of channels.
         budgets: What the untrained network may have of each cost.
+        mesh: The devices that share the work; None: one.
     """
 
     config: RunConfig
@@ -42,6 +44,12 @@ class Job(NamedTuple):
     preprocess: data.Preprocess
     structure: Structure
     budgets: tuple[Budget, ...]
+    mesh: Mesh | None = None
+
+    @property
+    def device(self) -> str:
+        """What the work is done on, in words."""
+        return device(1 if self.mesh is None else self.mesh.size)
 
     def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
         """How weights are fitted in "pretrain" or "finetune"."""
@@ -66,6 +74,7 @@ def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
         UserError: The data are missing or damaged, the model does not fit the images, or the budget
             cannot be reached.
     """
+    mesh = devices.make_mesh(config.devices)
     dataset = data.load(config.dataset, config.data_dir, cache_dir=config.cache_dir)
     if config.examples is not None:
         dataset = data.subset(dataset, config.examples)
@@ -78,7 +87,7 @@ def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
         variables = network.init(jax.random.PRNGKey(0))  # something to measure
     x = latency_input(config, dataset, preprocess)
     budgets = _budgets(config, network, structure, variables, x, None)
-    return Job(config, search, method, dataset, network, preprocess, structure, budgets)
+    return Job(config, search, method, dataset, network, preprocess, structure, budgets, mesh)
 
 
 def latency_input(
@@ -127,7 +136,10 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
         trainer=make_trainer(job, variables),
         scores=_importance(job, variables),
-        host=on_host(scored, job.structure, variables, train, validation),
+        host=None
+        if job.mesh is not None
+        else on_host(scored, job.structure, variables, train, validation),
+        mesh=job.mesh,
     )
 
 
@@ -169,6 +181,7 @@ def make_trainer(job: Job, variables: Any) -> Trainer:
         train=_batch(job, job.dataset.train),
         validation=_batch(job, job.dataset.validation),
         held_out=job.dataset.validation,
+        mesh=job.mesh,
     )
 
 

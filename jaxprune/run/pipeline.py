@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxprune import costs, data, export, importance, training
 from jaxprune.baselines import candidates, global_l1, random_mask, uniform_l1
-from jaxprune.config import BASELINES, device
+from jaxprune.config import BASELINES
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.export.rebuild import describe
 from jaxprune.problem import Archive, Problem, validation_scores
@@ -134,6 +134,7 @@ def _pretrain(job: Job, folder: RunFolder, display: Display) -> Any:
         job.config.seed,
         job.config.cache_dir,
         progress=progress,
+        mesh=job.mesh,
     )
     folder.save("pretrained", variables)
     accuracy = training.accuracy(
@@ -361,6 +362,7 @@ def _finetune_one(
         recipe,
         job.key("finetune"),
         progress=progress,
+        mesh=job.mesh,
     )
     return fitted
 
@@ -466,7 +468,7 @@ def _evaluate(
             "finalists": config.finalists,
             "statistics": config.statistics,
             "importance": config.importance,
-            "device": device(),
+            "device": job.device,
         },
         "compact_max_abs_difference": differences["pruned"],
     }

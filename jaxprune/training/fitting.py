@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from jaxprune import devices
 from jaxprune.data import Split
 from jaxprune.training.loop import Loop, Variables
 from jaxprune.training.recipes import Recipe
@@ -37,6 +39,7 @@ def fit(
     key: Array,
     *,
     progress: Progress | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Variables, History]:
     """Fits the weights of a network to a split.
 
@@ -54,6 +57,8 @@ def fit(
         key: A PRNG key: the order of the examples and their augmentation. The same key gives the
             same weights, bit for bit, on the same device.
         progress: Called after each epoch. Without it the host never waits for the device.
+        mesh: The devices that the examples of each step are divided among
+            (`devices.make_mesh`); None: one. The result is the same up to the order of sums.
 
     Returns:
         The fitted variables and the history.
@@ -61,7 +66,7 @@ def fit(
     Raises:
         ValueError: If the split is empty.
     """
-    loop = Loop(apply_train, split, preprocess, recipe, key)
+    loop = Loop(apply_train, split, preprocess, recipe, key, mesh)
     state = loop.start(variables)
     history = []
     for epoch in range(recipe.epochs):
@@ -70,7 +75,7 @@ def fit(
         if progress is not None:
             progress(epoch + 1, metrics.as_floats())
     columns = np.asarray(jax.device_get(history), np.float32).reshape(-1, 2)
-    return state.variables, History(*columns.T)
+    return devices.gather(state.variables, mesh), History(*columns.T)
 
 
 def finetune(
@@ -82,13 +87,14 @@ def finetune(
     key: Array,
     *,
     progress: Progress | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Variables, History]:
     """Goes on fitting a network whose weights were fitted before, such as a pruned one.
 
     This is `fit`; what differs is the recipe, usually
     `default_recipe(model, dataset, phase="finetune")`. See `fit` for arguments, result and errors.
     """
-    return fit(apply_train, variables, split, preprocess, recipe, key, progress=progress)
+    return fit(apply_train, variables, split, preprocess, recipe, key, progress=progress, mesh=mesh)
 
 
 def finetune_many(
@@ -101,6 +107,7 @@ def finetune_many(
     key: Array,
     *,
     at_once: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Variables:
     """Fine-tunes a network under each of K masks, from the same weights and on the same batches.
 
@@ -117,6 +124,7 @@ def finetune_many(
         at_once: How many candidates to train together under `vmap`. None: all of them on a GPU or
             TPU, one on a CPU, where kernels of their own for each candidate become slow grouped
             convolutions.
+        mesh: As in `fit`.
 
     Returns:
         Variables whose leaves have a leading axis K.
@@ -132,7 +140,7 @@ def finetune_many(
         at_once = 1 if jax.default_backend() == "cpu" else count
     if at_once < 1:
         raise ValueError(f"at_once is {at_once}, but must be 1 or more")
-    loop = Loop(masked_train, split, preprocess, recipe, key)
+    loop = Loop(masked_train, split, preprocess, recipe, key, mesh)
 
     def train(part: dict[str, Array]) -> Variables:
         """Trains the candidates of `masks [k, size]`."""
@@ -141,11 +149,12 @@ def finetune_many(
         state = loop.start(variables)
         if batched:
             state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], number, axis=0), state)
+            state = devices.replicate(state, mesh)
         else:
             part = jax.tree.map(lambda leaf: leaf[0], part)
         for epoch in range(recipe.epochs):
             state, _ = loop.epoch(epoch, state, (part,), batched=batched)
-        trained = state.variables
+        trained = devices.gather(state.variables, mesh)
         return trained if batched else jax.tree.map(lambda leaf: leaf[None], trained)
 
     parts = [

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
+from jaxprune import devices
 from jaxprune.data import Split, augment
 from jaxprune.lowering import lower
 from jaxprune.training.arguments import as_argument
@@ -57,6 +59,7 @@ class _Plan(NamedTuple):
     steps: int
     batch_size: int
     image_shape: tuple[int, ...]
+    mesh: Mesh | None = None
 
     def optimizer(self) -> optax.GradientTransformation:
         return optimizer(self.recipe, self.steps)
@@ -64,6 +67,9 @@ class _Plan(NamedTuple):
 
 class Loop:
     """Trains `function(variables, *extra, x) -> (logits, state)` on one split, epoch by epoch.
+
+    On a mesh of devices the examples of each step are divided among them, if they can be in equal
+    parts; states are on all of them (`devices.gather` brings one back).
 
     What an epoch does follows from its number and the state alone, so a loop can be left after any
     epoch and taken up again from its state.
@@ -76,23 +82,25 @@ class Loop:
         preprocess: Callable[[Array], Array],
         recipe: Recipe,
         key: Array,
+        mesh: Mesh | None = None,
     ) -> None:
         count = len(split.labels)
         if count == 0:
             raise ValueError("the split has no examples to fit")
         batch_size = min(recipe.batch_size, count)
         shape = tuple(split.images.shape[1:])
-        self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size, shape)
+        self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size, shape, mesh)
         self._functions = as_argument(function), as_argument(preprocess)
         # As rows: fetching an image is then one copy, also where it has a single channel.
         images = jnp.asarray(split.images).reshape((count, -1))
-        self._examples = images, jnp.asarray(split.labels)
+        self._examples = devices.replicate((images, jnp.asarray(split.labels)), mesh)
         self._key = key
 
     def start(self, variables: Variables) -> TrainState:
         """The state before the first step: a copy of the variables, and a fresh optimizer."""
         variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
-        return TrainState(variables, self._plan.optimizer().init(variables["params"]))
+        state = TrainState(variables, self._plan.optimizer().init(variables["params"]))
+        return devices.replicate(state, self._plan.mesh)
 
     def epoch(
         self, number: int, state: TrainState, extra: tuple = (), *, batched: bool = False
@@ -176,7 +184,8 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
     function, preprocess = functions
     state, metrics = carry
     recipe = plan.recipe
-    rows, labels = examples[0][index], examples[1][index]
+    # On several devices each takes a part of the batch; the sums over all of it are XLA's matter.
+    rows, labels = devices.divide((examples[0][index], examples[1][index]), plan.mesh)
     images = augment(key, rows.reshape((len(rows), *plan.image_shape)), recipe.augment)
     cast = _to_bfloat16 if recipe.precision == "bfloat16" else lambda tree: tree
     x = cast(preprocess(images))
@@ -195,7 +204,7 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
     updates, optimizer_state = plan.optimizer().update(grads, state.optimizer, params)
     variables = {**state.variables, **new, "params": optax.apply_updates(params, updates)}
     metrics = Metrics(metrics.loss + loss / plan.steps, metrics.accuracy + accuracy / plan.steps)
-    return TrainState(variables, optimizer_state), metrics
+    return devices.replicated((TrainState(variables, optimizer_state), metrics), plan.mesh)
 
 
 def _to_bfloat16(tree: Any) -> Any:

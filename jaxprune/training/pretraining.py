@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxprune import checkpoint
+from jaxprune import checkpoint, devices
 from jaxprune.data import Dataset, preprocess
 from jaxprune.data.cache import cache_folder
 from jaxprune.errors import UserError
@@ -35,6 +36,7 @@ def pretrained(
     *,
     progress: Progress | None = None,
     save_every: float = 10.0,
+    mesh: Mesh | None = None,
 ) -> Variables:
     """A network fitted to the train split of a dataset, from the cache if it was made before.
 
@@ -52,6 +54,8 @@ def pretrained(
             folder that cannot be written is done without.
         progress: As in `fit`; not called if the network comes from the cache.
         save_every: Seconds after which the end of an epoch is worth saving.
+        mesh: As in `fit`. Several processes use the cache if all of them find the network there,
+            and do not go on with interrupted pretraining.
 
     Returns:
         The variables.
@@ -66,16 +70,17 @@ def pretrained(
     finished, unfinished = entry / "variables", entry / "unfinished"
 
     variables = _load(finished, like=shapes)
-    if variables is not None:
-        return jax.tree.map(jnp.asarray, variables)
+    if devices.everywhere(variables is not None):
+        return jax.tree.map(jnp.asarray, devices.as_first(variables))
 
     inputs = preprocess(dataset, network.flat)
-    loop = Loop(network.apply_train, dataset.train, inputs, recipe, fit_key)
+    loop = Loop(network.apply_train, dataset.train, inputs, recipe, fit_key, mesh)
     state = loop.start(network.init(init_key))
     done = 0
     saved = _load(unfinished, like={"epochs": np.int32(0), "state": state})
-    if saved is not None:
-        done, state = int(saved["epochs"]), jax.tree.map(jnp.asarray, saved["state"])
+    if saved is not None and not devices.several_processes():
+        done = int(saved["epochs"])
+        state = devices.replicate(jax.tree.map(jnp.asarray, saved["state"]), mesh)
 
     last_save = monotonic()
     for epoch in range(done, recipe.epochs):
@@ -85,9 +90,10 @@ def pretrained(
         if epoch + 1 < recipe.epochs and monotonic() - last_save >= save_every:
             _save(unfinished, {"epochs": np.int32(epoch + 1), "state": state})
             last_save = monotonic()
-    _save(finished, state.variables)
+    variables = devices.gather(state.variables, mesh)
+    _save(finished, variables)
     shutil.rmtree(unfinished, ignore_errors=True)
-    return state.variables
+    return variables
 
 
 def _entry(

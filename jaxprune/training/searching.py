@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxprune.data import Split
 from jaxprune.dependency import Structure, masked
@@ -35,6 +36,7 @@ def make_trainer(
     train: tuple[Array, Array],
     validation: tuple[Array, Array],
     held_out: Split | None = None,
+    mesh: Mesh | None = None,
 ) -> Trainer:
     """What a search trains with.
 
@@ -53,6 +55,7 @@ def make_trainer(
         train: (x, y), the batch of the training split that is scored.
         validation: (x, y), the same of the validation split.
         held_out: The validation split, for methods that train on it; by default none may.
+        mesh: The devices that examples and candidates are divided among; None: one.
     """
     masked_train = masked(network.apply_train, structure)
     masked_scored = masked(scored, structure)
@@ -60,7 +63,9 @@ def make_trainer(
     def finetune_candidates(masks: Array, steps: int, key: Array) -> tuple[Scores, Scores]:
         part, recipe = _excerpt(split, finetune, steps, key)
         candidates = structure.unflatten(jnp.asarray(masks, jnp.float32))
-        tuned = finetune_many(masked_train, variables, candidates, part, preprocess, recipe, key)
+        tuned = finetune_many(
+            masked_train, variables, candidates, part, preprocess, recipe, key, mesh=mesh
+        )
         return (
             _score_each(masked_scored, tuned, candidates, *train),
             _score_each(masked_scored, tuned, candidates, *validation),
@@ -73,12 +78,13 @@ def make_trainer(
         part, recipe = _excerpt(split, pretrain, steps, key)
         whole = max(count, recipe.batch_size // count * count)
         function = jax.tree_util.Partial(_Shared(masked_train), structure.unflatten(chosen))
-        fitted, _ = fit(function, weights, part, preprocess, replace(recipe, batch_size=whole), key)
+        whole_batches = replace(recipe, batch_size=whole)
+        fitted, _ = fit(function, weights, part, preprocess, whole_batches, key, mesh=mesh)
         return fitted
 
     def on(x: Array, y: Array) -> Callable[[Any, Array], Scores]:
         return lambda weights, masks: evaluate(
-            masked_scored, weights, structure.unflatten(masks.astype(jnp.float32)), x, y
+            masked_scored, weights, structure.unflatten(masks.astype(jnp.float32)), x, y, mesh=mesh
         )
 
     def flat_train(variables: Variables, mask: Array, x: Array) -> tuple[Array, Variables]:
