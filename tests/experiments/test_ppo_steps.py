@@ -2,9 +2,9 @@
 
 import pytest
 
-pytest.importorskip("torch", reason="the scripts beside which it is measured, of the extra bench")
-pytest.importorskip("gymnasium", reason="the environment by hand, of the extra bench")
-pytest.importorskip("stable_baselines3", reason="the agent beside, of the extra bench")
+pytest.importorskip("torch", reason="what is measured beside, of the extra bench")
+pytest.importorskip("gymnasium", reason="what is measured beside, of the extra bench")
+pytest.importorskip("stable_baselines3", reason="what is measured beside, of the extra bench")
 
 import ppo_steps
 
