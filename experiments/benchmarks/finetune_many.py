@@ -1,6 +1,6 @@
 """Fine-tuning many candidates: steps a second, beside PyTorch on the smaller networks.
 
-    python experiments/benchmarks/finetune_many.py [--candidates 16] [--steps 4] [--repeats 3]
+    python experiments/benchmarks/finetune_many.py [--candidates 16] [--steps 2] [--repeats 3]
 
 Candidates of VGG-11 keep about 20 to 50 % of the parameters. Each is fine-tuned from the dense
 network's (random) weights on random images of CIFAR-10's shape, in batches of 64, by SGD with
@@ -278,7 +278,7 @@ def main() -> None:
     """Measures, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candidates", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     check(pose(1, 1, epochs=2))
