@@ -6,6 +6,7 @@ most of its time. `lower` turns each such convolution into one matrix product fo
 the kernel. They multiply nothing by padding, and their derivatives are matrix products too.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -23,11 +24,12 @@ MOST_PRODUCTS = 49
 
 
 def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[..., Any]:
-    """A function that computes the same, with convolutions of small maps as matrix products.
+    """A function that computes the same, without the operations that the device is slow at.
 
+    Convolutions of small maps become matrix products, max-pooling becomes comparisons of slices.
     Results differ from `fn` in the order of float sums alone. Works under `jit`, `vmap`, `grad`
     and the like, and enters functions that `fn` calls through `jit`, `scan` and `checkpoint`;
-    convolutions inside other calls, such as custom derivatives, stay as they are.
+    what is inside other calls, such as custom derivatives, stays as it is.
 
     Args:
       fn: a function of pytrees of arrays.
@@ -46,7 +48,7 @@ def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[...
 
 
 def _evaluate(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
-    """A jaxpr's results, slow convolutions replaced."""
+    """A jaxpr's results, slow operations replaced."""
     jaxpr = closed.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
 
@@ -60,8 +62,10 @@ def _evaluate(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
 
 
 def _run(eqn: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-    if _is_slow(eqn):
+    if _is_slow_convolution(eqn):
         return [by_positions(eqn, *operands)]
+    if _is_slow_pooling(eqn):
+        return [by_slices(eqn, *operands)]
     run = _CALLS.get(eqn.primitive.name)
     if run is not None and any(map(_has_slow, _functions(eqn))):
         return run(eqn, operands)
@@ -120,7 +124,9 @@ def _functions(eqn: JaxprEqn) -> list[Jaxpr]:
 
 def _has_slow(jaxpr: Jaxpr) -> bool:
     return any(
-        _is_slow(eqn) or (eqn.primitive.name in _CALLS and any(map(_has_slow, _functions(eqn))))
+        _is_slow_convolution(eqn)
+        or _is_slow_pooling(eqn)
+        or (eqn.primitive.name in _CALLS and any(map(_has_slow, _functions(eqn))))
         for eqn in jaxpr.eqns
     )
 
@@ -128,7 +134,7 @@ def _has_slow(jaxpr: Jaxpr) -> bool:
 # -- convolutions ---------------------------------------------------------------------------------
 
 
-def _is_slow(eqn: JaxprEqn) -> bool:
+def _is_slow_convolution(eqn: JaxprEqn) -> bool:
     """Whether it is an ordinary convolution to a map that is smaller than the kernel."""
     if eqn.primitive.name != "conv_general_dilated":
         return False
@@ -218,3 +224,38 @@ def by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
         )
         total += jnp.pad(product, [(0, 0), *(meeting.around for meeting in met), (0, 0)])
     return total.transpose([order.index(axis) for axis in range(total.ndim)])
+
+
+# -- pooling --------------------------------------------------------------------------------------
+
+
+def _is_slow_pooling(eqn: JaxprEqn) -> bool:
+    """Whether it is the maximum over windows that neither overlap nor reach beyond the map."""
+    if eqn.primitive.name != "reduce_window_max":
+        return False
+    params = eqn.params
+    plain = all(factor == 1 for factor in (*params["base_dilation"], *params["window_dilation"]))
+    inside = all(before == after == 0 for before, after in params["padding"])
+    apart = params["window_strides"] == params["window_dimensions"]
+    return plain and inside and apart and math.prod(params["window_dimensions"]) <= MOST_PRODUCTS
+
+
+def by_slices(eqn: JaxprEqn, x: Array) -> Array:
+    """The maximum over windows, dimension by dimension, as that of one slice for each place.
+
+    The last dimension comes first, so that of equal values the first of the window is selected.
+
+    Args:
+        eqn: a `reduce_window_max` over windows that do not overlap, without padding or dilation.
+        x: its operand.
+    """
+    for axis, size in reversed(list(enumerate(eqn.params["window_dimensions"]))):
+        end = x.shape[axis] // size * size
+        places = (lax.slice_in_dim(x, place, end, size, axis) for place in range(size))
+        x = functools.reduce(_larger, places)
+    return x
+
+
+def _larger(first: Array, second: Array) -> Array:
+    """The larger of each two numbers, the first of equal ones; NaN if one is."""
+    return jnp.where((first >= second) | (first != first), first, second)

@@ -214,3 +214,45 @@ def test_large_kernels_stay_so_that_programs_stay_small():
     assert lowering.MOST_PRODUCTS == 49
     assert convolutions(lower(same, backend="cpu"), x, draw(1, 7, 7, 1, 1)) == 0
     assert convolutions(lower(same, backend="cpu"), x, draw(1, 7, 8, 1, 1)) == 1
+
+
+# ------------------------------------------------------------------------------------------ pooling
+
+
+def largest(window, strides=None, padding="VALID"):
+    """Max-pooling."""
+    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides or window, padding)
+
+
+def pools(fn, x):
+    return "reduce_window_max" in str(jax.make_jaxpr(fn)(x))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_pooling_and_its_derivative_are_the_same_where_values_are_equal(data):
+    dimensions = data.draw(st.integers(1, 4), "dimensions")
+    window = tuple(data.draw(st.integers(1, 3), "window") for _ in range(dimensions))
+    shape = tuple(data.draw(st.integers(size, 7), "extent") for size in window)
+    x = jnp.round(draw(data.draw(st.integers(0, 9)), *shape))  # many values occur twice
+    pool = largest(window)
+    assert not pools(lower(pool, backend="cpu"), x)
+    np.testing.assert_array_equal(lower(pool, backend="cpu")(x), pool(x))
+    weights = draw(1, *pool(x).shape)
+    derivatives = [
+        jax.grad(lambda x, fn=fn: (fn(x) * weights).sum())(x)
+        for fn in (pool, lower(pool, backend="cpu"))
+    ]
+    np.testing.assert_array_equal(*derivatives)
+
+
+def test_what_is_no_number_stays_so_in_every_place_of_a_window():
+    x = jnp.where(jnp.eye(4).reshape(4, 2, 2) > 0, jnp.nan, 1.0)
+    assert jnp.isnan(lower(largest((1, 2, 2)), backend="cpu")(x)).all()
+
+
+@pytest.mark.parametrize(
+    "pool", [largest((2,), (1,)), largest((2,), padding=((1, 1),)), largest((64,))]
+)
+def test_windows_that_overlap_are_padded_or_are_large_stay(pool):
+    assert pools(lower(pool, backend="cpu"), draw(0, 128))

@@ -151,8 +151,10 @@ def step(rules: Rules, rank: Array, state: State, action: Array, most: Array) ->
 
 def hard_mask(rules: Rules, values: Array) -> Array:
     """The channels that stay, uint8 `[N]`: those with at least 0.5, one in every group at least."""
-    largest = groups.rank(rules.sizes, values) == groups.size(rules.sizes) - 1
-    return ((values >= 0.5) | largest).astype(jnp.uint8)
+    stays = values >= 0.5
+    if rules.strategy == "fine":  # coarse steps leave a channel, and sorting for it takes long
+        stays |= groups.rank(rules.sizes, values) == groups.size(rules.sizes) - 1
+    return stays.astype(jnp.uint8)
 
 
 def order(rules: Rules, rank: Array, actions: Array) -> Array:
