@@ -168,5 +168,6 @@ def test_a_run_on_eight_devices_and_on_two_hosts(tmp_path):
         for host in hosts:
             host.kill()
     assert "4 devices" in shown[0]
-    assert shown[1] == ""
+    own = [line for line in shown[1].splitlines() if "[Gloo]" not in line]  # jaxlib's on CPUs
+    assert own == []
     assert_alike(tmp_path / "one", tmp_path / "two")

@@ -9,6 +9,8 @@ the jitted network for one position at a time, as most published implementations
 writes experiments/results/tree_search.md and .json. A simulation is one descent through the tree
 with one expansion; a batch of B games makes B simulations at once. Finished networks are judged by
 the value head, so that only the search is measured. Compilation is excluded; medians over repeats.
+The network of width 64 is the paper's; that of width 1 is too small to matter. What the networks
+compute is given as a share of the fastest matrix product of this machine.
 """
 
 import argparse
@@ -29,9 +31,11 @@ import jax.numpy as jnp
 import mctx
 import numpy as np
 
+import jaxprune
 from jaxprune.agents.mcts import tree
 from jaxprune.agents.mcts.agent import policy_value
 from jaxprune.agents.mcts.config import Config
+from jaxprune.agents.mcts.features import NUM_FEATURES
 from jaxprune.agents.mcts.network import PolicyValueNetwork, choose_head, initial_variables
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
@@ -134,17 +138,17 @@ def game(sizes: tuple[int, ...], width: int, head: str, seed: int) -> tuple:
 
 def batched_search(
     rules: Rules, importance: jax.Array, config: Config
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The package's search: `search(variables, masks [B, N], key)` -> visits `[B, N]`."""
+) -> Callable[[dict, jax.Array, jax.Array], mctx.Tree]:
+    """The package's search: `search(variables, masks [B, N], key)` -> the trees."""
 
-    def search(variables: dict, masks: jax.Array, key: jax.Array) -> jax.Array:
+    def search(variables: dict, masks: jax.Array, key: jax.Array) -> mctx.Tree:
         def assess(masks: jax.Array) -> tuple[jax.Array, jax.Array]:
             return policy_value(config, rules, importance, variables, masks)
 
         decision = tree.search(config, rules, assess, tree.guess(rules, assess), masks, key)
-        return decision.tree.summary().visit_counts
+        return decision.tree
 
-    return jax.jit(search)
+    return search
 
 
 def one_position(
@@ -167,6 +171,27 @@ def one_position(
     return expand
 
 
+def multiply_adds(config: Config, variables: dict, count: int) -> float:
+    """What the policy/value network computes for one position."""
+    network = PolicyValueNetwork(width=config.width, head=config.head)
+    features = jnp.zeros((1, count, NUM_FEATURES))
+    structure = jaxprune.trace(lambda v, x: network.apply(v, x)[0], variables, features)
+    return float(sum(layer.macs for layer in structure.layers))
+
+
+def peak_rate(size: int = 1024, repeats: int = 20) -> float:
+    """Multiply-adds a second of a large matrix product in float32, the best of several."""
+    a = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        times.append(time.perf_counter() - started)
+    return size**3 / min(times)
+
+
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
     """The median time of a call after one that is not counted."""
     call()
@@ -185,6 +210,7 @@ def measure(
     batches: tuple[int, ...],
     simulations: int,
     repeats: int,
+    peak: float,
 ) -> list[dict]:
     """Simulations per second of both searches on one game."""
     rules, importance, config, variables = game(sizes, width, "auto", seed=0)
@@ -198,9 +224,11 @@ def measure(
         lambda: python_puct(start, expand, simulations, config.exploration), repeats
     )
     common = {"network": name, "filters": count, "width": width, "head": config.head}
+    needed = multiply_adds(config, variables, count)
     python_rate = simulations / seconds
     rows = [{**common, "search": "plain Python", "games": 1, "per_second": python_rate}]
-    search = batched_search(rules, importance, config)
+    grow = batched_search(rules, importance, config)
+    search = jax.jit(lambda *given: grow(*given).summary().visit_counts)
     for games in batches:
         masks = jnp.ones((games, count), jnp.uint8)
         key = jax.random.PRNGKey(0)
@@ -209,9 +237,20 @@ def measure(
             jax.block_until_ready(search(variables, masks, key))
 
         rate = games * simulations / median_seconds(call, repeats)
-        rows.append({**common, "search": "jaxprune (mctx)", "games": games, "per_second": rate})
+        trees = jax.tree.leaves(jax.eval_shape(grow, variables, masks, key))
+        rows.append(
+            {
+                **common,
+                "search": "jaxprune (mctx)",
+                "games": games,
+                "per_second": rate,
+                "bytes_per_game": sum(leaf.size * leaf.dtype.itemsize for leaf in trees) / games,
+                "predicted_bytes": 25 * (simulations + 1) * count,
+            }
+        )
     for row in rows:
         row["ratio"] = row["per_second"] / python_rate
+        row["share_of_peak"] = row["per_second"] * needed / peak
         print(json.dumps(row), flush=True)
     return rows
 
@@ -219,15 +258,21 @@ def measure(
 def table(rows: list[dict]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| network | filters | width, head | search | games | simulations/s | ratio |",
-        "|---|---:|---|---|---:|---:|---:|",
+        "| network | filters | width, head | search | games | simulations/s | ratio | "
+        "% of matrix product | KiB a game |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row['network']} | {row['filters']:,} | {row['width']}, {row['head']} | "
-        f"{row['search']} | {row['games']} | {row['per_second']:,.0f} | {row['ratio']:.1f} |"
+        f"{row['search']} | {row['games']} | {row['per_second']:,.0f} | {row['ratio']:.1f} | "
+        f"{100 * row['share_of_peak']:.1f} | {_memory(row)} |"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _memory(row: dict) -> str:
+    return f"{row['bytes_per_game'] / 1024:,.0f}" if "bytes_per_game" in row else ""
 
 
 def main() -> None:
@@ -239,11 +284,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     common = {"simulations": arguments.simulations, "repeats": arguments.repeats}
+    peak = peak_rate()
     load_before = os.getloadavg()[0]
     rows = []
-    rows += measure("LeNet-5", LENET5, width=16, batches=(1, 8, 32), **common)
-    rows += measure("LeNet-5", LENET5, width=64, batches=(1, 8, 32), **common)
-    rows += measure("VGG-16", VGG16, width=16, batches=(1, 4), **common)
+    rows += measure("LeNet-5", LENET5, width=1, batches=(1, 8, 64), peak=peak, **common)
+    rows += measure("LeNet-5", LENET5, width=16, batches=(1, 8, 64), peak=peak, **common)
+    rows += measure("LeNet-5", LENET5, width=64, batches=(1, 8, 64), peak=peak, **common)
+    rows += measure("VGG-16", VGG16, width=16, batches=(1, 4), peak=peak, **common)
 
     about = {
         "command": " ".join(["python", "experiments/benchmarks/tree_search.py", *sys.argv[1:]]),
@@ -261,7 +308,10 @@ def main() -> None:
 
 Ratio: against the plain Python search on the same network. {arguments.simulations} simulations a
 search from the dense network, medians of {arguments.repeats} searches, compilation excluded,
-budget 0.5 of the multiply-adds.
+budget 0.5 of the multiply-adds. The matrix product: 1,024 x 1,024 float32, {peak / 1e9:.0f} billion
+multiply-adds a second. Memory is that of mctx's tree, masks included; 25 bytes for each filter and
+node would be {rows[1]["predicted_bytes"] / 1024:,.0f} KiB for LeNet-5 and \
+{rows[-1]["predicted_bytes"] / 1024:,.0f} KiB for VGG-16.
 
 Command: `{about["command"]}`. Python {about["python"]}, jax {about["jax"]}, mctx {about["mctx"]},
 device {about["device"]}, {about["cores"]} cores, load average before and after

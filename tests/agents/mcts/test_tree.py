@@ -309,7 +309,8 @@ def test_mctx_and_the_plain_search_visit_the_same() -> None:
     rules, importance, config, variables = benchmark.game((3, 6), width=2, head="dense", seed=0)
     config = dataclasses.replace(config, simulations=60)
     expand = benchmark.one_position(rules, importance, config)
-    search = benchmark.batched_search(rules, importance, config)
+    grow = benchmark.batched_search(rules, importance, config)
+    search = jax.jit(lambda *given: grow(*given).summary().visit_counts)
     starts = np.ones((2, 9), np.uint8)
     starts[1, [1, 5]] = 0
     rng = np.random.default_rng(0)
