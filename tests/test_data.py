@@ -322,26 +322,27 @@ def test_a_missing_original_file_is_named(tmp_path):
     (tmp_path / "raw/t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"raw/t10k-labels-idx1-ubyte.gz is missing.*http"):
         prepare_quietly("mnist", tmp_path / "tfds", tmp_path / "raw")
-    assert list((tmp_path / "tfds").iterdir()) == []
+    assert not (tmp_path / "tfds").exists()
 
 
 def test_files_with_another_checksum_are_refused(tmp_path):
     write_mnist(tmp_path / "raw")
     with pytest.raises(UserError, match=r"ubyte.gz is not the original file: its SHA-256 is"):
         prepare_quietly("mnist", tmp_path / "tfds", tmp_path / "raw", _checksums=True)
-    assert list((tmp_path / "tfds").iterdir()) == []
+    assert not (tmp_path / "tfds").exists()
 
 
 @pytest.mark.parametrize(
     "content",
     [b"no gzip", gzip.compress(b"abc"), gzip.compress(np.array([0x0801, 9], ">u4").tobytes())],
+    ids=["no gzip", "no header", "no labels"],  # not the bytes: gzip puts the time into them
 )
 def test_files_of_another_format_are_refused(tmp_path, content):
     write_mnist(tmp_path / "raw")
     (tmp_path / "raw/train-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(UserError, match=r"train-labels-idx1-ubyte.gz is no gzipped IDX file"):
         prepare_quietly("mnist", tmp_path / "tfds", tmp_path / "raw")
-    assert list((tmp_path / "tfds").iterdir()) == []
+    assert not (tmp_path / "tfds").exists()
 
 
 def test_a_broken_cifar10_archive_is_refused(tmp_path):
@@ -401,7 +402,7 @@ def test_an_interrupted_preparation_leaves_no_dataset(tmp_path, how):
     assert process.wait(60) != 0
     assert not (tmp_path / "tfds/mnist").exists()
     if how == signal.SIGINT:
-        assert list((tmp_path / "tfds").iterdir()) == []
+        assert not (tmp_path / "tfds").exists()
     with pytest.raises(UserError, match="no dataset 'mnist'"):
         data.load("mnist", tmp_path / "tfds", cache_dir=tmp_path)
     splits = write_mnist(tmp_path / "raw")
