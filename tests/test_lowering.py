@@ -228,7 +228,7 @@ def pools(fn, x):
     return "reduce_window_max" in str(jax.make_jaxpr(fn)(x))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_pooling_and_its_derivative_are_the_same_where_values_are_equal(data):
     dimensions = data.draw(st.integers(1, 4), "dimensions")

@@ -60,6 +60,7 @@ def test_its_curves_are_kept_and_drawn(finished):
     assert "figures/learning.png" in (finished / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_run_interrupted_and_killed_ends_like_one_that_was_not(finished, tmp_path):
     out = tmp_path / "run"
     places = ["--out", str(out), "--cache-dir", str(tmp_path / "cache")]
@@ -76,6 +77,7 @@ def test_run_interrupted_and_killed_ends_like_one_that_was_not(finished, tmp_pat
     assert (out / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_fine_masks_and_a_network_that_learns_with_its_policy(cache, tmp_path):
     out = tmp_path / "run"
     words = ["--strategy", "fine", "--online", "--budget", "0.6", "--search.online-steps", "8"]
