@@ -121,6 +121,7 @@ def set_clock(monkeypatch, clock):
     )
 
 
+@pytest.mark.slow
 def test_a_latency_budget_is_kept(cache, tmp_path, monkeypatch, capsys):
     set_clock(monkeypatch, times_of_widths)
     out = tmp_path / "run"

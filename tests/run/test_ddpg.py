@@ -47,7 +47,14 @@ def metrics_of(out):
     return [line for line in lines if line["phase"] == "search"]
 
 
-@pytest.mark.parametrize("method", BUDGETS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        "acnn",
+        pytest.param("amc", marks=pytest.mark.slow),
+        pytest.param("cacp", marks=pytest.mark.slow),
+    ],
+)
 def test_every_method_ends_in_a_small_network(method, finished):
     out = finished(method)
     result = read(out / "result.json")
