@@ -100,7 +100,9 @@ def _added(value: Any) -> np.ndarray:
     zero = np.zeros_like(value)
     own = np.stack([np.asarray(value), *[zero] * (jax.local_device_count() - 1)])
     parts = jax.make_array_from_process_local_data(NamedSharding(mesh, P(AXIS)), own)
-    added = jax.jit(lambda parts: parts.sum(0), out_shardings=NamedSharding(mesh, P()))(parts)
+    added = jax.jit(
+        lambda parts: parts.sum(0, parts.dtype), out_shardings=NamedSharding(mesh, P())
+    )(parts)
     return np.asarray(added)
 
 
