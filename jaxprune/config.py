@@ -216,6 +216,11 @@ def check(config: RunConfig) -> None:
                 f"--method {config.method} needs a cost that is known before it is measured "
                 f"({', '.join(costs.NAMES)}), not {cost}; --method crl takes any"
             )
+        if config.coordinator is not None and cost not in costs.NAMES:
+            raise UserError(
+                f"--cost {cost} is measured, which comes out differently on each host; with "
+                f"--coordinator use {', '.join(costs.NAMES)}"
+            )
     if not 0 <= config.latency_margin < 1:
         raise UserError(f"--latency-margin {config.latency_margin:g} is outside [0, 1)")
     for option, least in (
@@ -255,16 +260,6 @@ def _check_hosts(config: RunConfig) -> None:
         )
     elif not 0 <= config.process < config.processes:  # type: ignore[operator]
         raise UserError(f"{named[1]} must be below {named[0]}")
-    if config.coordinator is None:
-        return
-    for cost in config.cost:
-        from jaxprune import costs
-
-        if cost not in costs.NAMES:
-            raise UserError(
-                f"--cost {cost} is measured, which comes out differently on each host; with "
-                f"--coordinator use {', '.join(costs.NAMES)}"
-            )
 
 
 def resolve(config: RunConfig, now: datetime) -> RunConfig:

@@ -170,9 +170,7 @@ def make_problem(
             apply, structure, params, train[0][:1], list(zip(names, limits, strict=True))
         ),
         chunk=chunk,
-        host=None
-        if mesh is not None
-        else on_host(apply, structure, params, train, validation, wanted=host),
+        host=on_host(apply, structure, params, train, validation, wanted=host, mesh=mesh),
         mesh=mesh,
     )
 
@@ -233,6 +231,7 @@ def on_host(
     validation: tuple[Array, Array],
     *,
     wanted: bool | None = None,
+    mesh: Mesh | None = None,
 ) -> Host | None:
     """What scores candidates from the host; None if it does not pay, or is not wanted.
 
@@ -243,7 +242,10 @@ def on_host(
       train: (x, y), the batch of the training split.
       validation: (x, y), the same of the validation split.
       wanted: None: on a CPU, if the network and the batch are large enough.
+      mesh: the devices that candidates are divided among; with several the host scores none.
     """
+    if mesh is not None:
+        return None
     if not (bucketed.pays(structure, len(train[1])) if wanted is None else wanted):
         return None
 

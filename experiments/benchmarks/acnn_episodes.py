@@ -26,17 +26,12 @@ timed, with the compilation and again without. PyTorch (not a dependency) must b
 import argparse
 import copy
 import dataclasses
-import json
-import os
-import platform
 import statistics
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import measured
 import numpy as np
 import torch
 from torch.nn import functional
@@ -49,7 +44,6 @@ from jaxprune.envs import groups
 from jaxprune.envs.observations import observer
 from jaxprune.envs.reach import least_removed
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 BUDGET = "=342"  # of 1,184 neurons: an NCR of 3.46
 EPOCHS = 3
 WARM = 20
@@ -411,21 +405,12 @@ def main():
     }
     rate = fastest_rate(params, train)
     searched = whole_search(problem)
-    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    cores = len(os.sched_getaffinity(0))
-    about = {
-        "command": " ".join(["python", "experiments/benchmarks/acnn_episodes.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
-        "threads": torch.get_num_threads(),
-        "images": arguments.images,
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
-    }
+    about = {**measured.circumstances(), "images": arguments.images}
     compiled = ", ".join(f"{result['first_rounds_seconds']:.1f} s" for result in results.values())
     text = (
         "# Episodes of ACNN\n\n"
-        f"`{about['command']}`, {about['device']}, PyTorch with {about['threads']} threads, "
-        + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-        + f". Each network is scored on {about['images']} images of MNIST.\n\n"
+        f"{measured.in_words(about)} Each network is scored on {about['images']} images of MNIST."
+        "\n\n"
         f"{table(results, rate)}\n\n"
         "x PyTorch at most: if the smaller networks that PyTorch scores were scored at the rate\n"
         f"of one matrix product, {rate / 1e9:.0f} billion multiply-adds a second, and all else\n"
@@ -433,11 +418,8 @@ def main():
         f"of {searched['rounds']} rounds took {searched['first']:.1f} s with what was left to "
         f"compile, and {searched['again']:.1f} s again.\n"
     )
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"acnn_episodes_{device}.md").write_text(text)
-    (RESULTS / f"acnn_episodes_{device}.json").write_text(
-        json.dumps(about | {"rate": rate, "rounds": results, "search": searched}, indent=1) + "\n"
+    measured.write(
+        "acnn_episodes", text, about | {"rate": rate, "rounds": results, "search": searched}
     )
 
 

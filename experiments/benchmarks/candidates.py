@@ -18,17 +18,12 @@ that was compiled for them, is printed beside. PyTorch (not a dependency) must b
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import measured
 import numpy as np
 import torch
 
@@ -38,7 +33,6 @@ from jaxprune.bucketed.stages import run
 from jaxprune.envs import groups
 from jaxprune.evaluate import evaluate
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 CASES = {
     "lenet300": [((28, 28, 1), 1000, 16), ((28, 28, 1), 10_000, 16)],
     "vgg16": [((32, 32, 3), 256, 4)],
@@ -223,29 +217,15 @@ def main():
         for case in CASES[name]
         for removed in REMOVED
     ]
-    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    cores = len(os.sched_getaffinity(0))
-    about = {
-        "command": " ".join(["python", "experiments/benchmarks/candidates.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
-    }
+    about = measured.circumstances()
     text = (
         "# Candidates a second\n\n"
-        f"`{about['command']}`, {about['device']}, PyTorch with {about['threads']} threads, "
-        + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-        + f".\n\n{table(results)}\n\n"
+        f"{measured.in_words(about)}\n\n{table(results)}\n\n"
         f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
         "against PyTorch's median, which compiles nothing. Candidates from which nothing is\n"
         "removed are scored one in a call.\n"
     )
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"candidates_{device}.md").write_text(text)
-    (RESULTS / f"candidates_{device}.json").write_text(
-        json.dumps(about | {"results": results}, indent=1) + "\n"
-    )
+    measured.write("candidates", text, about | {"results": results})
 
 
 if __name__ == "__main__":

@@ -15,16 +15,12 @@ installed. Writes `experiments/results/crl_round_<device>.json` and `.md`.
 """
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import measured
 import numpy as np
 import torch
 from candidates import torch_network
@@ -33,7 +29,6 @@ from jaxprune import make_problem, models, trace
 from jaxprune.agents import ppo_lagrangian
 from jaxprune.envs import groups, layerwise
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 CASES = {"lenet300": ((28, 28, 1), 512), "vgg11": ((32, 32, 3), 32)}
 BUDGET = 0.2
 WARM = 5
@@ -266,26 +261,14 @@ def main():
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
     results = [measure(name, arguments.repeats, arguments.episodes) for name in arguments.networks]
-    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    about = {
-        "command": " ".join(["python", "experiments/benchmarks/crl_round.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
-    }
+    about = measured.circumstances()
     first = ", ".join(f"{r['network']} {r['first_rounds_seconds']:.1f} s" for r in results)
     text = (
         "# A round of CRL\n\n"
-        f"`{about['command']}`, device {about['device']}, PyTorch with {about['threads']} threads, "
-        + ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-        + f".\n\n{table(results)}\n\nThe first {WARM} rounds, which compile, took: {first}.\n"
+        f"{measured.in_words(about)}\n\n{table(results)}\n\n"
+        f"The first {WARM} rounds, which compile, took: {first}.\n"
     )
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"crl_round_{device}.md").write_text(text)
-    (RESULTS / f"crl_round_{device}.json").write_text(
-        json.dumps(about | {"results": results}, indent=1) + "\n"
-    )
+    measured.write("crl_round", text, about | {"results": results})
 
 
 if __name__ == "__main__":

@@ -21,18 +21,13 @@ PyTorch (the extra `bench`) must be installed. Writes
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import measured
 import numpy as np
 import torch
 from candidates import draw, torch_network, without
@@ -44,7 +39,6 @@ from jaxprune.dependency import Structure
 from jaxprune.envs import groups
 from jaxprune.models import Network
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 IMAGE_SHAPE = (32, 32, 3)
 BATCH = 64
 REMOVED = (0.3, 0.55)
@@ -260,11 +254,9 @@ def table(result: dict[str, Any]) -> str:
 
 def page(about: dict[str, Any], result: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return (
         "# Fine-tuning many candidates\n\n"
-        f"`{about['command']}`, {about['device']}, PyTorch with {about['threads']} threads, "
-        f"{versions}.\n"
+        f"{measured.in_words(about)}\n"
         f"{max(result['candidates'].values())} candidates of VGG-11 that keep "
         f"{100 * result['parameters_left']:.0f} % of the parameters on average, {result['steps']} "
         f"steps on\nbatches of {BATCH}; masked: {result['candidates']['masked']} of them.\n\n"
@@ -283,21 +275,9 @@ def main() -> None:
     arguments = parser.parse_args()
     check(pose(1, 1, epochs=2))
     result = measure(pose(arguments.candidates, arguments.steps), arguments.repeats)
-    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    cores = len(os.sched_getaffinity(0))
-    about = {
-        "command": " ".join(["python", "experiments/benchmarks/finetune_many.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "torch")},
-    }
+    about = measured.circumstances()
     text = page(about, result)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"finetune_many_{device}.md").write_text(text)
-    (RESULTS / f"finetune_many_{device}.json").write_text(
-        json.dumps(about | result, indent=1) + "\n"
-    )
+    measured.write("finetune_many", text, about | result)
 
 
 if __name__ == "__main__":

@@ -24,20 +24,15 @@ must be installed. Writes `experiments/results/ppo_steps_<device>.json` and `.md
 
 import argparse
 import functools
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import jax.numpy as jnp
+import measured
 import numpy as np
 import torch
 from candidates import torch_network
@@ -53,13 +48,12 @@ from jaxprune.envs import groups, layerwise
 from jaxprune.evaluate import Scores
 from jaxprune.problem import Problem
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SHAPES = {"lenet300": (28, 28, 1), "vgg11": (32, 32, 3)}
 IMAGES = 512
 BUDGET = 0.2
 WARM = 5
 """Rounds before the timed ones."""
-PACKAGES = ("jax", "jaxlib", "numpy", "torch", "stable-baselines3", "gymnasium")
+PACKAGES = (*measured.PACKAGES, "stable-baselines3", "gymnasium")
 
 Score = Callable[[Sequence[int]], tuple[float, float]]
 """The accuracy and the relative cost of a network of these widths."""
@@ -439,21 +433,9 @@ def main() -> None:
         measure(pose(name, evaluation=evaluation), arguments.episodes, arguments.repeats)
         for name, evaluation in cases
     ]
-    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    cores = len(os.sched_getaffinity(0))
-    about = {
-        "command": " ".join(["python", "experiments/benchmarks/ppo_steps.py", *sys.argv[1:]]),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in PACKAGES},
-    }
+    about = measured.circumstances(PACKAGES)
     text = page(about, results)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"ppo_steps_{device}.md").write_text(text)
-    (RESULTS / f"ppo_steps_{device}.json").write_text(
-        json.dumps(about | {"results": results}, indent=1) + "\n"
-    )
+    measured.write("ppo_steps", text, about | {"results": results})
 
 
 if __name__ == "__main__":

@@ -136,9 +136,7 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
         trainer=make_trainer(job, variables),
         scores=_importance(job, variables),
-        host=None
-        if job.mesh is not None
-        else on_host(scored, job.structure, variables, train, validation),
+        host=on_host(scored, job.structure, variables, train, validation, mesh=job.mesh),
         mesh=job.mesh,
     )
 

@@ -8,6 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
+
+import jaxprune
+
 
 def read(path: Path):
     return json.loads(path.read_text())
@@ -22,6 +27,14 @@ def lasting(result):
             if name not in ("latency_ms", "seconds")
         }
     return result
+
+
+def assert_alike(one: Path, other: Path):
+    """Two finished runs have the same result, times aside, and the same network, bit for bit."""
+    assert lasting(read(one / "result.json")) == lasting(read(other / "result.json"))
+    networks = (jaxprune.load(folder).params for folder in (one, other))
+    for left, right in zip(*map(jax.tree.leaves, networks), strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 # A job in the background ignores Ctrl-C, and hands that on to what it starts.

@@ -3,13 +3,10 @@
 import random
 import time
 
-import jax
-import numpy as np
 import pytest
 
-import jaxprune
 from jaxprune import methods
-from run.runs import lasting, read, start
+from run.runs import assert_alike, start
 
 KILLS = 5
 """Of each method's run: 55 in all."""
@@ -42,14 +39,6 @@ def whole(words):
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return time.monotonic() - begun
-
-
-def assert_alike(one, other):
-    """Two finished runs have the same result, times aside, and the same network, bit for bit."""
-    assert lasting(read(one / "result.json")) == lasting(read(other / "result.json"))
-    networks = (jaxprune.load(folder).params for folder in (one, other))
-    for left, right in zip(*map(jax.tree.leaves, networks), strict=True):
-        np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.slow

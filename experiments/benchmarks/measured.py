@@ -1,0 +1,46 @@
+"""What every page beside PyTorch says of how it was measured, and where pages go."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import torch
+
+RESULTS = Path(__file__).parents[1] / "results"
+PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+
+
+def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """The command, the device, PyTorch's threads and the versions of packages."""
+    cores = len(os.sched_getaffinity(0))
+    script = f"experiments/benchmarks/{Path(sys.argv[0]).name}"
+    return {
+        "command": " ".join(["python", script, *sys.argv[1:]]),
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores} cores allowed",
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def in_words(about: dict[str, Any]) -> str:
+    """The circumstances in one line of Markdown."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return (
+        f"`{about['command']}`, {about['device']}, PyTorch with {about['threads']} threads, "
+        f"{versions}."
+    )
+
+
+def write(name: str, text: str, content: dict[str, Any]) -> None:
+    """Prints a page and writes it, and what it was made of as JSON, by the name of the device."""
+    print(text)
+    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}_{device}.md").write_text(text)
+    (RESULTS / f"{name}_{device}.json").write_text(json.dumps(content, indent=1) + "\n")
