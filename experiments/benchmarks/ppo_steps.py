@@ -20,6 +20,9 @@ widths, stable-baselines3's environment slices the weights of a PyTorch network 
 smaller one. Rounds take turns; medians and quartiles are printed. The first rounds, which compile,
 are left out; how long they took is printed too. PyTorch and stable-baselines3 (the extra `bench`)
 must be installed. Writes `experiments/results/ppo_steps_<device>.json` and `.md`.
+
+How much faster a round could be is measured beside: the gradients of its minibatches, of all three
+networks, one after another in a compiled loop without anything else.
 """
 
 import argparse
@@ -43,7 +46,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from jaxprune import make_problem, models, trace
 from jaxprune.agents import ppo_lagrangian
-from jaxprune.agents.ppo_lagrangian import normalization
+from jaxprune.agents.ppo_lagrangian import fitting, normalization
 from jaxprune.envs import groups, layerwise
 from jaxprune.evaluate import Scores
 from jaxprune.problem import Problem
@@ -344,6 +347,36 @@ class Baselines3:
         self.model.learn(self.steps, callback=self.multiplier, reset_num_timesteps=False)
 
 
+def gradients_alone(config: ppo_lagrangian.Config, case: Case) -> Callable[[], Any]:
+    """The gradients of a round's minibatches; each moves the networks, so that none is left out."""
+    learning = config.within_a_round()
+    learner = ppo_lagrangian.init(config, case.problem, jax.random.PRNGKey(0)).learner
+    steps = config.episodes * case.rules.num_steps
+    normal = functools.partial(jax.random.normal, jax.random.key(0))
+    size = len(layerwise.OBSERVATION)
+    samples = fitting.Samples(
+        observations=normal((steps, size)),
+        actions=normal((steps, 1)),
+        log_probs=normal((steps,)),
+        advantages=normal((steps,)),
+        reward_targets=normal((steps,)),
+        cost_targets=normal((steps, 1)),
+    )
+
+    @jax.jit
+    def all_of_them(variables: Any, samples: fitting.Samples) -> Any:
+        def one(variables: Any, rows: jax.Array) -> tuple[Any, None]:
+            minibatch = jax.tree.map(lambda leaf: leaf[rows], samples)
+            loss = jax.grad(lambda *given: fitting.losses(learning, *given)[0])
+            gradient = loss(variables, minibatch)
+            return jax.tree.map(lambda x, g: x - 1e-6 * g, variables, gradient), None
+
+        rows = fitting.minibatches(learning, steps, jax.random.key(1))
+        return jax.lax.scan(one, variables, rows)[0]
+
+    return functools.partial(all_of_them, learner.networks, samples)
+
+
 def measure(case: Case, episodes: int, repeats: int) -> dict[str, Any]:
     """Seconds of a round for each way, every one a list of `repeats` measurements."""
     check(case)
@@ -367,6 +400,13 @@ def measure(case: Case, episodes: int, repeats: int) -> dict[str, Any]:
             way.round()
             seconds[name].append(time.perf_counter() - start)
     torch.set_num_threads(threads)
+    gradients = gradients_alone(config, case)
+    gradients()
+    alone = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(gradients())
+        alone.append(time.perf_counter() - start)
     return {
         "network": case.network,
         "evaluation": case.evaluation,
@@ -375,6 +415,7 @@ def measure(case: Case, episodes: int, repeats: int) -> dict[str, Any]:
         "layers": case.rules.num_steps,
         "first_rounds_seconds": first,
         "seconds_per_round": seconds,
+        "seconds_of_gradients": alone,
         "cost": {name: statistics.fmean(way.costs[WARM:]) for name, way in ways.items()},
     }
 
@@ -404,6 +445,34 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+TARGETS = {False: 20, True: 2}
+"""{with evaluation: how many times the environment steps of stable-baselines3 are wanted}."""
+
+
+def verdicts(results: list[dict[str, Any]]) -> str:
+    """For each case the ratio beside its target, and the part that no other program could save."""
+    lines = []
+    for result in results:
+        medians = {way: statistics.median(s) for way, s in result["seconds_per_round"].items()}
+        ours = medians.pop("jaxprune")
+        base = min(medians.values())
+        target = TARGETS[result["evaluation"]]
+        ratio = base / ours
+        line = (
+            f"- {result['network']} with{'' if result['evaluation'] else 'out'} evaluation: "
+            f"{ratio:.1f} times, of {target} wanted"
+        )
+        if ratio < target:
+            gradients = statistics.median(result["seconds_of_gradients"])
+            line += (
+                f"; {target} times would be {1e3 * base / target:.1f} ms a round. The gradients of "
+                f"its minibatches alone take {1e3 * gradients:.1f} of its {1e3 * ours:.1f} ms: "
+                f"with these only, it would be {base / gradients:.1f} times"
+            )
+        lines.append(line + ".")
+    return "\n".join(lines)
+
+
 def page(about: dict[str, Any], results: list[dict[str, Any]]) -> str:
     """The measurements as Markdown."""
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
@@ -415,6 +484,11 @@ def page(about: dict[str, Any], results: list[dict[str, Any]]) -> str:
     return (
         "# Environment steps of PPO\n\n"
         f"`{about['command']}`, {about['device']}, {versions}.\n\n{table(results)}\n\n"
+        f"{verdicts(results)}\n\n"
+        "A round is one compiled call. Its time is that of many small steps: matrix products of\n"
+        "64 x 64 and what stands between them, which a CPU does one after another. Tried without\n"
+        "much effect: one flat vector of parameters for Adam instead of a tree, leaving out the\n"
+        "choice between a step and a stop at the KL target.\n\n"
         "x stable-baselines3: relative to the fastest of its ways. Mean cost: of the networks of\n"
         "the timed rounds, as a part of the dense network's. Evaluation none: a network's score\n"
         f"is the part of its filters that is left. jaxprune's first {WARM} rounds, which compile,\n"

@@ -2,7 +2,8 @@
 
 Algorithm 1 of the supplement runs `n_mcts` simulations from a state and turns the visit counts
 N(s, a) of the root into the improved policy pi. The supplement does not print the simulation
-itself. Here it is PUCT as mctx implements it (or, by a setting, Gumbel MuZero search), in which
+itself. Here it is PUCT as mctx implements it (or, by a setting, Gumbel MuZero search; PUCT's
+simulations are those of `simulations.py`, on mctx's tree), in which
 
 - a node is a mask, and where it finished a game, the accuracy it was judged by;
 - actions that the rules forbid get the logit -1e9 in the interior and are invalid at the root, so
@@ -26,6 +27,7 @@ import mctx
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxprune.agents.mcts import simulations
 from jaxprune.agents.mcts.config import Config
 from jaxprune.envs import filterwise
 from jaxprune.envs.filterwise import Rules
@@ -252,16 +254,13 @@ def search(
     puct = functools.partial(
         mctx.muzero_action_selection, pb_c_init=config.exploration, qtransform=scaled_values
     )
-    # Not mctx.muzero_policy, which compiles its own root noise even where there is none of it.
-    found_tree = mctx.search(
-        params=None,
-        rng_key=tree_key,
-        root=mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes),
-        recurrent_fn=model(rules, assess, judgement),
-        root_action_selection_fn=functools.partial(puct, depth=0),
-        interior_action_selection_fn=puct,
-        num_simulations=config.simulations,
-        invalid_actions=~legal,
+    found_tree = simulations.grow(
+        mctx.RootFnOutput(prior_logits=logits, value=values, embedding=nodes),
+        model(rules, assess, judgement),
+        puct,
+        config.simulations,
+        ~legal,
+        tree_key,
     )
     policy = improved_policy(found_tree.summary().visit_counts, config.temperature)
     action = distrax.Categorical(probs=policy).sample(seed=action_key)
