@@ -4,48 +4,66 @@
 
 Candidates are drawn as the agents draw them: of each layer a part is removed that is normal around
 one mean, the least important filters first. For no removal, and for means with which 80 % and 90 %
-of the parameters go, the same candidates are scored on the same images in three ways:
+of the parameters go, the same candidates are scored on the same images in these ways:
 
 - full width: `evaluate` of `jaxprune.evaluate`, all candidates in one compiled call;
 - own widths: `evaluator` of `jaxprune.bucketed`, all candidates in one call, widths rounded up;
-- PyTorch: the filters removed from a PyTorch network beforehand, one candidate after another.
+- PyTorch: the filters removed from a PyTorch network beforehand, one candidate after another;
+- PyTorch, masked: the whole PyTorch network with the weights of removed filters zero;
+- Torch-Pruning: the filters removed beforehand by the package of this name; and once more with
+  the removal counted, which a search pays for every candidate;
+- torch.compile: the first candidates' smaller PyTorch networks, compiled beforehand.
 
-Before anything is timed, all three must give the same losses. The ways take turns, so that a change
-of the machine's speed meets them all; medians are printed. A program that PyTorch does not have to
-compile, the other two do: how long the first 200 candidates took at their own widths, with all
-that was compiled for them, is printed beside. PyTorch (not a dependency) must be installed. Writes
-`experiments/results/candidates_<device>.json` and `.md`.
+Before anything is timed, all must give the same losses. The ways take turns, so that a change of
+the machine's speed meets them all; medians are printed. What the candidates' own widths need, in
+multiply-adds, is given as a share of the fastest matrix product of this machine. How long the first
+200 candidates took at their own widths, with all that was compiled for them, is printed beside, and
+how long torch.compile takes for a network. PyTorch and Torch-Pruning (the extra `bench`) must be
+installed. Writes `experiments/results/candidates_<device>.json` and `.md`.
 """
 
 import argparse
+import copy
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import measured
 import numpy as np
 import torch
+import torch_pruning
 
 from jaxprune import compact, costs, importance, masked, models, trace
 from jaxprune.bucketed import evaluator
 from jaxprune.bucketed.stages import run
+from jaxprune.dependency import Structure
 from jaxprune.envs import groups
 from jaxprune.evaluate import evaluate
+from jaxprune.models import Network
 
-CASES = {
+Case = tuple[tuple[int, int, int], int, int]
+"""Shape of an image, how many images, how many candidates are timed together."""
+
+CASES: dict[str, list[Case]] = {
     "lenet300": [((28, 28, 1), 1000, 16), ((28, 28, 1), 10_000, 16)],
     "vgg16": [((32, 32, 3), 256, 4)],
 }
-"""{network: [(image, images, how many candidates are timed together)]}."""
 REMOVED = (0.0, 0.8, 0.9)
 DEVIATION = 0.1
 MANY = 200
 ROUND = 8
 """Candidates of one call while the first ones are timed, as in a round of an agent."""
+COMPILED = 2
+"""Candidates of a case that torch.compile is given: it takes seconds for each network."""
+PACKAGES = (*measured.PACKAGES, "torch-pruning")
 
 
-def torch_network(params, statistics_):
+def torch_network(
+    params: dict[str, Any], statistics_: dict[str, Any] | None
+) -> torch.nn.Sequential:
     """A PyTorch copy of a bundled LeNet-300-100 or VGG, of whatever widths."""
 
     def tensor(array, *axes):
@@ -81,7 +99,9 @@ def torch_network(params, statistics_):
     return torch.nn.Sequential(*modules, torch.nn.Flatten(), dense("classifier")).eval()
 
 
-def draw(structure, rank, mean, count, rng):
+def draw(
+    structure: Structure, rank: np.ndarray, mean: Any, count: int, rng: np.random.Generator
+) -> np.ndarray:
     """Masks with a part of each layer removed that is normal around a mean."""
     sizes = np.array([group.size for group in structure.groups])
     parts = np.clip(rng.normal(mean, DEVIATION, (count, len(sizes))), 0, 0.98)
@@ -89,11 +109,21 @@ def draw(structure, rank, mean, count, rng):
     return (rank >= removed[:, structure.group_index]).astype(np.float32)
 
 
-def candidates(structure, rank, removed, count):
-    """Masks that remove a part of the parameters on average."""
+def candidates(
+    structure: Structure, rank: np.ndarray, removed: float, count: int, most: float = 0.98
+) -> np.ndarray:
+    """Masks that remove a part of the parameters on average.
+
+    Args:
+        structure: the network's groups.
+        rank: the order in which each group's channels go, `[N]`.
+        removed: the part, below 1.
+        count: how many masks.
+        most: the largest mean part of a layer. Above 1 nearly all layers lose as much as they can.
+    """
     if removed == 0:
         return np.ones((count, structure.num_channels), np.float32)
-    low, high = 0.0, 0.98
+    low, high = 0.0, most
     for _ in range(12):
         mean = (low + high) / 2
         masks = draw(structure, rank, mean, count, np.random.default_rng(0))
@@ -101,28 +131,229 @@ def candidates(structure, rank, removed, count):
     return masks
 
 
-def without(structure, masks):
+def without(structure: Structure, masks: np.ndarray) -> float:
     """The part of the parameters that masks remove, on average."""
     dense = costs.dense(structure, "params")
     left = [costs.exact(structure, structure.unflatten(mask), "params") for mask in masks]
-    return 1 - np.mean(left) / dense
+    return 1 - float(np.mean(left)) / dense
 
 
-def measure(name, case, removed, repeats):
-    """Seconds a candidate for each way, every one a list of `repeats` measurements."""
-    image_shape, images, together = case
-    network = models.build(name, image_shape)
+# ----------------------------------------------------------------------------------- what is scored
+
+
+class Drawn(NamedTuple):
+    """Candidates and what they are scored on.
+
+    Attributes:
+        network: the network.
+        variables: its dense weights.
+        structure: its groups.
+        masks: the candidates, `[MANY, N]`.
+        few: those of them that are timed together, `[K, N]`.
+        x: images, `[B, ...]`.
+        y: their classes, int `[B]`.
+    """
+
+    network: Network
+    variables: dict[str, Any]
+    structure: Structure
+    masks: np.ndarray
+    few: np.ndarray
+    x: jax.Array
+    y: jax.Array
+
+
+def pose(network: Network, image_shape: Sequence[int], images: int) -> Drawn:
+    """A network with random weights on random images, without candidates yet."""
     variables = network.init(jax.random.key(0))
     shape = (images, int(np.prod(image_shape))) if network.flat else (images, *image_shape)
     x = jax.random.normal(jax.random.key(1), shape)
     y = jax.random.randint(jax.random.key(2), (images,), 0, 10)
     structure = trace(network.apply, variables, x[:1])
+    none = np.ones((0, structure.num_channels), np.float32)
+    return Drawn(network, variables, structure, none, none, x, y)
+
+
+def with_candidates(posed: Drawn, removed: float, together: int) -> Drawn:
+    """Candidates that lack a part of the parameters on average."""
+    structure = posed.structure
     sizes = tuple(group.size for group in structure.groups)
-    rank = np.asarray(groups.rank(sizes, importance.l1(structure, variables)))
+    rank = np.asarray(groups.rank(sizes, importance.l1(structure, posed.variables)))
     masks = candidates(structure, rank, removed, MANY)
-    few = masks[:together]
-    masked_apply = masked(network.apply, structure)
-    own_widths = evaluator(network.apply, structure, variables, x, y)
+    return posed._replace(masks=masks, few=masks[:together])
+
+
+# ------------------------------------------------------------------------- what is measured beside
+
+
+def by_layer(structure: Structure, mask: np.ndarray) -> list[np.ndarray]:
+    """Where each layer of a chain keeps its filters, one boolean array a layer."""
+    sizes = [group.size for group in structure.groups]
+    return np.split(mask > 0, np.cumsum(sizes)[:-1])
+
+
+def weighted(network: torch.nn.Sequential) -> list[torch.nn.Module]:
+    """The convolutions and fully connected layers whose filters may go: all but the last."""
+    kinds = torch.nn.Linear | torch.nn.Conv2d
+    return [module for module in network if isinstance(module, kinds)][:-1]
+
+
+def zeroed(dense: torch.nn.Sequential, keep: Sequence[np.ndarray]) -> torch.nn.Sequential:
+    """The whole network with the weights, biases, scales and shifts of removed filters zero."""
+    network = copy.deepcopy(dense)
+    layers, layer = weighted(network), -1
+    for module in network:
+        if module in layers:
+            layer += 1
+        elif not isinstance(module, torch.nn.BatchNorm2d):
+            continue
+        for weight in module.parameters():
+            weight.data[torch.from_numpy(~keep[layer])] = 0
+    return network
+
+
+def removed_by_package(
+    dense: torch.nn.Sequential, keep: Sequence[np.ndarray], example: torch.Tensor
+) -> torch.nn.Sequential:
+    """A copy of the network from which Torch-Pruning has removed filters."""
+    # The package follows the graph of gradients to find what depends on what.
+    with torch.inference_mode(False):
+        network = copy.deepcopy(dense)
+        graph = torch_pruning.DependencyGraph().build_dependency(network, example)
+        for layer, kept in zip(weighted(network), keep, strict=True):
+            gone = np.flatnonzero(~kept).tolist()
+            if not gone:
+                continue
+            if isinstance(layer, torch.nn.Linear):
+                prune = torch_pruning.prune_linear_out_channels
+            else:
+                prune = torch_pruning.prune_conv_out_channels
+            graph.get_pruning_group(layer, prune, idxs=gone).prune()
+        return network
+
+
+def compiled(
+    networks: Sequence[torch.nn.Module], x: torch.Tensor
+) -> tuple[list[Callable[[torch.Tensor], torch.Tensor]], list[float]]:
+    """Networks by torch.compile, and the seconds that the first call of each took."""
+    # What was compiled on another day must not be counted as quick.
+    torch.compiler.config.force_disable_caches = True
+    torch.compiler.reset()
+    # The first network of a process waits for the compiler itself to be loaded.
+    torch.compile(torch.nn.Linear(2, 2), dynamic=False)(torch.ones(1, 2))
+    programs, seconds = [], []
+    for network in networks:
+        # A network that cannot be compiled whole is an error, not silently left as it is.
+        program = torch.compile(network, dynamic=False, fullgraph=True)
+        start = time.perf_counter()
+        program(x)
+        seconds.append(time.perf_counter() - start)
+        programs.append(program)
+    return programs, seconds
+
+
+class Beside(NamedTuple):
+    """What PyTorch scores the candidates with.
+
+    Attributes:
+        dense: the whole network.
+        smaller: for each candidate the network without its removed filters.
+        x: the images as PyTorch takes them.
+        y: their classes.
+    """
+
+    dense: torch.nn.Sequential
+    smaller: list[torch.nn.Sequential]
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def beside(drawn: Drawn) -> Beside:
+    """The same networks and images in PyTorch."""
+
+    def network(variables: Any) -> torch.nn.Sequential:
+        host = jax.tree.map(np.asarray, variables)
+        return torch_network(host["params"], host.get("batch_stats"))
+
+    apply, structure = drawn.network.apply, drawn.structure
+    smaller = [
+        network(compact(apply, structure, drawn.variables, structure.unflatten(mask)).params)
+        for mask in drawn.few
+    ]
+    x = np.asarray(drawn.x)
+    x = np.array(x if drawn.network.flat else np.transpose(x, (0, 3, 1, 2)), order="C")
+    y = torch.from_numpy(np.array(drawn.y, np.int64))
+    return Beside(network(drawn.variables), smaller, torch.from_numpy(x), y)
+
+
+Way = Callable[[], Any]
+"""Scores candidates: their losses."""
+
+
+def torch_ways(drawn: Drawn, other: Beside) -> dict[str, Way]:
+    """What needs no compiling in PyTorch."""
+    keeps = [by_layer(drawn.structure, mask) for mask in drawn.few]
+    whole = [zeroed(other.dense, keep) for keep in keeps]
+    pruned = [removed_by_package(other.dense, keep, other.x[:1]) for keep in keeps]
+    return {
+        "PyTorch": lambda: scored(other.smaller, other),
+        "PyTorch, masked": lambda: scored(whole, other),
+        "Torch-Pruning": lambda: scored(pruned, other),
+        "Torch-Pruning, removal included": lambda: scored(
+            (removed_by_package(other.dense, keep, other.x[:1]) for keep in keeps), other
+        ),
+    }
+
+
+def scored(networks: Any, other: Beside) -> list[float]:
+    """The losses of networks, one after another; their accuracies are computed, too."""
+    losses = []
+    for network in networks:
+        logits = network(other.x)
+        losses.append(float(torch.nn.functional.cross_entropy(logits, other.y)))
+        float((logits.argmax(-1) == other.y).float().mean())
+    return losses
+
+
+def removal_seconds(drawn: Drawn, other: Beside, repeats: int) -> list[float]:
+    """Seconds that Torch-Pruning takes to make a network smaller, a mean over the candidates."""
+    keeps = [by_layer(drawn.structure, mask) for mask in drawn.few]
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for keep in keeps:
+            removed_by_package(other.dense, keep, other.x[:1])
+        seconds.append((time.perf_counter() - start) / len(keeps))
+    return seconds
+
+
+# -------------------------------------------------------------------------------- what is measured
+
+
+def our_ways(drawn: Drawn, own_widths: Callable[[Any], Any]) -> dict[str, Way]:
+    """The ways of this package."""
+    masked_apply = masked(drawn.network.apply, drawn.structure)
+    device_masks = drawn.structure.unflatten(jnp.asarray(drawn.few))
+
+    def by_own_widths() -> np.ndarray:
+        if not drawn.few.all():
+            return np.asarray(own_widths(drawn.few).loss)
+        # Candidates that are the same would be computed once.
+        return np.concatenate([own_widths(mask[None]).loss for mask in drawn.few])
+
+    return {
+        "full width": lambda: np.asarray(
+            evaluate(masked_apply, drawn.variables, device_masks, drawn.x, drawn.y).loss
+        ),
+        "own widths": by_own_widths,
+    }
+
+
+def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: bool) -> dict:
+    """Seconds a candidate for each way, every one a list of `repeats` measurements."""
+    drawn = with_candidates(posed, removed, together)
+    structure, masks, few = drawn.structure, drawn.masks, drawn.few
+    own_widths = evaluator(drawn.network.apply, structure, drawn.variables, drawn.x, drawn.y)
 
     run.clear_cache()
     start = time.perf_counter()
@@ -131,101 +362,142 @@ def measure(name, case, removed, repeats):
     first_seconds = (time.perf_counter() - start) / (MANY if removed else 1)
     programs = run._cache_size()
 
-    torch_x = np.asarray(x) if network.flat else np.transpose(np.asarray(x), (0, 3, 1, 2)).copy()
-    torch_x, torch_y = torch.from_numpy(torch_x.copy()), torch.from_numpy(np.array(y, np.int64))
-    smaller = []
-    for mask in few:
-        small = compact(network.apply, structure, variables, structure.unflatten(mask))
-        params = jax.tree.map(np.asarray, small.params)
-        smaller.append(torch_network(params["params"], params.get("batch_stats")))
-
-    def by_torch():
-        losses = []
-        for module in smaller:
-            logits = module(torch_x)
-            losses.append(float(torch.nn.functional.cross_entropy(logits, torch_y)))
-            float((logits.argmax(-1) == torch_y).float().mean())
-        return losses
-
-    def by_own_widths():
-        if removed:
-            return own_widths(few).loss
-        # Candidates that are the same would be computed once.
-        return np.concatenate([own_widths(mask[None]).loss for mask in few])
-
-    device_masks = structure.unflatten(jnp.asarray(few))
-    ways = {
-        "full width": lambda: np.asarray(
-            evaluate(masked_apply, variables, device_masks, x, y).loss
-        ),
-        "own widths": by_own_widths,
-        "PyTorch": by_torch,
-    }
-    seconds = {way: [] for way in ways}
+    other = beside(drawn)
+    ways = our_ways(drawn, own_widths) | torch_ways(drawn, other)
+    counts = dict.fromkeys(ways, together)
+    compile_seconds: list[float] = []
     with torch.inference_mode():
-        losses = [call() for call in ways.values()]
-        for other in losses[1:]:
-            np.testing.assert_allclose(other, losses[0], rtol=1e-4)
+        if compile:
+            these = other.smaller[:COMPILED]
+            quick, compile_seconds = compiled(these, other.x)
+            # The same candidates uncompiled: others may be larger.
+            ways["PyTorch, the same few"] = lambda: scored(these, other)
+            ways["torch.compile"] = lambda: scored(quick, other)
+            counts |= {"PyTorch, the same few": len(these), "torch.compile": len(these)}
+        expected = ways["PyTorch"]()
+        for way, call in ways.items():
+            np.testing.assert_allclose(call(), expected[: counts[way]], rtol=1e-4, err_msg=way)
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(repeats):
             for way, call in ways.items():
                 start = time.perf_counter()
                 call()
-                seconds[way].append((time.perf_counter() - start) / together)
+                seconds[way].append((time.perf_counter() - start) / counts[way])
+    macs = [costs.exact(structure, structure.unflatten(mask), "macs") for mask in few]
     return {
-        "network": name,
-        "images": images,
+        "network": drawn.network.name,
+        "images": len(drawn.y),
         "removed": float(without(structure, few)),
+        "candidates": counts,
+        "multiply_adds_per_candidate": {
+            way: statistics.fmean(macs[:count]) * len(drawn.y) for way, count in counts.items()
+        },
         "seconds_per_candidate": seconds,
         "first_seconds_per_candidate": first_seconds if removed else None,
         "programs": programs,
+        "torch_pruning_seconds_per_removal": removal_seconds(drawn, other, repeats),
+        "torch_compile_seconds_per_network": compile_seconds,
     }
 
 
-def table(results):
-    """The measurements as a Markdown table, the last columns relative to PyTorch."""
+# ---------------------------------------------------------------------------------------- the page
+
+
+def table(results: Sequence[dict[str, Any]], peak: float) -> str:
+    """The measurements as a Markdown table.
+
+    Args:
+        results: what `measure` returned.
+        peak: multiply-adds a second of the matrix product that they are a share of.
+    """
     lines = [
         "| network | images | parameters removed | way | candidates/s (quartiles) | x PyTorch "
-        f"| x PyTorch, first {MANY} with compilation | programs compiled |",
-        "|---|--:|--:|---|--:|--:|--:|--:|",
+        f"| % of matrix product | x PyTorch, first {MANY} with compilation | programs compiled |",
+        "|---|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     for result in results:
-        base = statistics.median(result["seconds_per_candidate"]["PyTorch"])
+        medians = {way: statistics.median(s) for way, s in result["seconds_per_candidate"].items()}
         for way, seconds in result["seconds_per_candidate"].items():
+            base = medians["PyTorch, the same few" if way == "torch.compile" else "PyTorch"]
             low, median, high = statistics.quantiles(seconds, n=4)
+            share = result["multiply_adds_per_candidate"][way] / median / peak
             first, programs = "", ""
             if way == "own widths":
                 programs = str(result["programs"])
                 if result["first_seconds_per_candidate"]:
                     first = f"{base / result['first_seconds_per_candidate']:.2f}"
+            ratio = "" if way == "PyTorch, the same few" else f"{base / median:.2f}"
             lines.append(
                 f"| {result['network']} | {result['images']:,} | {result['removed']:.3f} | {way} "
-                f"| {1 / median:.1f} ({1 / high:.1f} - {1 / low:.1f}) | {base / median:.2f} "
-                f"| {first} | {programs} |"
+                f"| {1 / median:.1f} ({1 / high:.1f} - {1 / low:.1f}) | {ratio} "
+                f"| {100 * share:.1f} | {first} | {programs} |"
             )
     return "\n".join(lines)
 
 
-def main():
+def preparation(results: Sequence[dict[str, Any]]) -> str:
+    """What Torch-Pruning and torch.compile take for a network before it is scored, as a table."""
+    lines = [
+        "| network | images | parameters removed | Torch-Pruning, ms a removal "
+        "| torch.compile, s a network |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for result in results:
+        removal = 1e3 * statistics.median(result["torch_pruning_seconds_per_removal"])
+        compiling = result["torch_compile_seconds_per_network"]
+        said = f"{statistics.fmean(compiling):.1f}" if compiling else "not run"
+        lines.append(
+            f"| {result['network']} | {result['images']:,} | {result['removed']:.3f} "
+            f"| {removal:.1f} | {said} |"
+        )
+    return "\n".join(lines)
+
+
+def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) -> str:
+    """The measurements as Markdown."""
+    return (
+        "# Candidates a second\n\n"
+        f"{measured.in_words(about)}\n\n{table(results, peak)}\n\n"
+        "x PyTorch: relative to the smaller networks one after another; torch.compile to the\n"
+        f"same {COMPILED} candidates uncompiled, in the row above it. % of matrix product: the\n"
+        "multiply-adds that the candidates need at their own widths, relative to a product of\n"
+        f"matrices of 1,024 x 1,024 in float32, {peak / 1e9:.0f} billion multiply-adds a second;\n"
+        "above 100 where what candidates have in common is computed but once.\n"
+        f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
+        "against PyTorch's median, which compiles nothing. Candidates from which nothing is\n"
+        "removed are scored one in a call.\n\n"
+        "What is not counted above, but where it says so:\n\n"
+        f"{preparation(results)}\n\n"
+        f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"
+        "from before. A removal copies the network, finds what depends on what, and removes.\n"
+    )
+
+
+def main() -> None:
     """Measures, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
+    peak = measured.peak_rate()
     results = [
-        measure(name, case, removed, arguments.repeats)
+        measure(
+            pose(models.build(name, image_shape), image_shape, images),
+            removed,
+            together,
+            arguments.repeats,
+            arguments.compile,
+        )
         for name in arguments.networks
-        for case in CASES[name]
+        for image_shape, images, together in CASES[name]
         for removed in REMOVED
     ]
-    about = measured.circumstances()
-    text = (
-        "# Candidates a second\n\n"
-        f"{measured.in_words(about)}\n\n{table(results)}\n\n"
-        f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
-        "against PyTorch's median, which compiles nothing. Candidates from which nothing is\n"
-        "removed are scored one in a call.\n"
-    )
-    measured.write("candidates", text, about | {"results": results})
+    # Once more: the machine may have been slower at the beginning.
+    peak = max(peak, measured.peak_rate())
+    about = measured.circumstances(PACKAGES)
+    text = page(about, results, peak)
+    measured.write("candidates", text, about | {"peak": peak, "results": results})
 
 
 if __name__ == "__main__":

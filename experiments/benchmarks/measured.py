@@ -1,16 +1,17 @@
-"""What every page beside PyTorch says of how it was measured, and where pages go."""
+"""What speed pages have in common: how it was measured, what the machine can do, where pages go."""
 
 import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import torch
+import jax.numpy as jnp
 
 RESULTS = Path(__file__).parents[1] / "results"
 PACKAGES = ("jax", "jaxlib", "numpy", "torch")
@@ -18,6 +19,8 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch")
 
 def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """The command, the device, PyTorch's threads and the versions of packages."""
+    import torch  # of the extra bench; what needs no circumstances works without
+
     cores = len(os.sched_getaffinity(0))
     script = f"experiments/benchmarks/{Path(sys.argv[0]).name}"
     return {
@@ -26,6 +29,19 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def peak_rate(size: int = 1024, repeats: int = 20) -> float:
+    """Multiply-adds a second of a large matrix product in float32, the best of several."""
+    a = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        times.append(time.perf_counter() - started)
+    return size**3 / min(times)
 
 
 def in_words(about: dict[str, Any]) -> str:
@@ -37,10 +53,15 @@ def in_words(about: dict[str, Any]) -> str:
     )
 
 
+def device_name() -> str:
+    """The kind of the device, as the names of pages have it."""
+    return jax.devices()[0].device_kind.lower().replace(" ", "_")
+
+
 def write(name: str, text: str, content: dict[str, Any]) -> None:
     """Prints a page and writes it, and what it was made of as JSON, by the name of the device."""
     print(text)
-    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    device = device_name()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}_{device}.md").write_text(text)
     (RESULTS / f"{name}_{device}.json").write_text(json.dumps(content, indent=1) + "\n")

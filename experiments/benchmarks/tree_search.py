@@ -33,6 +33,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import mctx
+import measured
 import numpy as np
 
 import jaxprune
@@ -249,19 +250,6 @@ def multiply_adds(config: Config, variables: dict, count: int) -> float:
     return float(sum(layer.macs for layer in structure.layers))
 
 
-def peak_rate(size: int = 1024, repeats: int = 20) -> float:
-    """Multiply-adds a second of a large matrix product in float32, the best of several."""
-    a = jnp.ones((size, size))
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(a, a))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        times.append(time.perf_counter() - started)
-    return size**3 / min(times)
-
-
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
     """The median time of a call after one that is not counted."""
     call()
@@ -405,7 +393,7 @@ def main() -> None:
 
     common = {"simulations": arguments.simulations, "repeats": arguments.repeats}
     more = common | {"simulations": 4 * arguments.simulations}
-    peak = peak_rate()
+    peak = measured.peak_rate()
     load_before = os.getloadavg()[0]
     rows = []
     rows += measure("LeNet-5", LENET5, width=0, batches=(1, 8, 64), peak=peak, **common)
