@@ -468,6 +468,12 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "removed are scored one in a call.\n\n"
         "What is not counted above, but where it says so:\n\n"
         f"{preparation(results)}\n\n"
+        "Where VGG-16 is behind PyTorch, the column of the matrix product shows why: both compute\n"
+        "the same products, and PyTorch calls kernels that are made for the shape of each\n"
+        "convolution, while XLA's library for CPUs comes the less close to the peak, the fewer\n"
+        "channels there are. Tried for its layers: sums of shifted matrix products, which win on\n"
+        "maps smaller than the kernel (`small_maps_cpu.md`) and are taken there; products of\n"
+        "gathered patches; other steps to which widths are rounded.\n\n"
         f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"
         "from before. A removal copies the network, finds what depends on what, and removes.\n"
     )
