@@ -268,7 +268,7 @@ def comparison(
     dense: Sequence[float],
     cost_name: str,
 ) -> Figure:
-    """Test accuracy against cost of the answers of several runs.
+    """Test accuracy against cost of the answers of several runs; equal ones are one star.
 
     Args:
         runs: {label: (part of the dense cost, test accuracy after fine-tuning)}.
@@ -285,7 +285,10 @@ def comparison(
         label, marker, colour = MARKERS[name]
         costs, accuracies = np.array(pairs).T
         axes.scatter(costs, accuracies, s=40, marker=marker, color=colour, alpha=0.7, label=label)
-    for number, (name, (cost, accuracy)) in enumerate(runs.items()):
+    names: dict[tuple[float, float], list[str]] = {}
+    for name, point in runs.items():
+        names.setdefault(point, []).append(name)
+    for number, ((cost, accuracy), here) in enumerate(names.items()):
         axes.scatter(
             cost,
             accuracy,
@@ -298,7 +301,7 @@ def comparison(
             label=None if number else "answer",
         )
         axes.annotate(
-            plain(name),
+            plain(", ".join(here) if len(here) < 4 else f"{here[0]} and {len(here) - 1} more"),
             (cost, accuracy),
             xytext=(6, 5),
             textcoords="offset points",

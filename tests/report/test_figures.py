@@ -107,3 +107,14 @@ def test_fronts_and_answers_of_several_runs():
     clouds = [cloud.get_offsets().tolist() for cloud in axes.collections]
     assert clouds == [[[0.25, 0.6], [0.5, 0.7]], [[0.25, 0.9]], [[0.5, 0.95]]]
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
+
+
+def test_equal_answers_share_a_star_and_a_label():
+    def labels(count):
+        runs = {f"r{number}": (0.25, 0.9) for number in range(count)} | {"other": (0.5, 0.95)}
+        (axes,) = figures.comparison(runs, {}, [0.97], "macs").axes
+        assert len(axes.collections) == 2
+        return [text.get_text() for text in axes.texts]
+
+    assert labels(2) == ["r0, r1", "other"]
+    assert labels(4) == ["r0 and 3 more", "other"]
