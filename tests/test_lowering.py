@@ -27,7 +27,7 @@ def same(x, kernel):
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_equals_the_convolution_for_all_windows_and_layouts(data):
     dimensions = data.draw(st.integers(1, 3), "dimensions")

@@ -152,7 +152,6 @@ def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_pat
     moments = [
         ("config.json", signal.SIGKILL),  # before or while the dense network is trained
         ("state/search/leaves.json", signal.SIGINT),
-        ("state/finetuned_finalist_1/leaves.json", signal.SIGKILL),
         ("state/result.json", signal.SIGKILL),  # while the report is written
     ]
     words = [*TINY, *places]

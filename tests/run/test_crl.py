@@ -94,6 +94,7 @@ def test_fine_masks_and_a_network_that_learns_with_its_policy(cache, tmp_path):
     assert np.abs(trained - pretrained["params"]["fc1"]["kernel"]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_rewards_after_fine_tuning(cache, tmp_path):
     out = tmp_path / "run"
     words = ["--budget", "0.6", "--search.finetune-schedule", "0", "3", "--search.iterations", "2"]
@@ -178,6 +179,7 @@ def test_a_real_latency_budget_holds_when_measured_afresh(cache, tmp_path):
 # ------------------------------------------------------------------------------- functions of users
 
 
+@pytest.mark.slow
 def test_a_failing_cost_function_ends_the_run_with_its_state(cache, tmp_path, monkeypatch, capsys):
     (tmp_path / "broken_costs.py").write_text(
         "import pathlib\n"

@@ -50,6 +50,7 @@ def test_a_run_meets_its_budget_and_the_network_loads(method, cache, tmp_path):
     assert logits.shape == (5, 10)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result(cache, tmp_path):
     results = []
     for name in ("one", "two"):

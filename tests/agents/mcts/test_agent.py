@@ -237,6 +237,7 @@ def test_resuming_from_a_checkpoint_continues_bit_for_bit(problem: Problem, tmp_
     jax.tree.map(np.testing.assert_array_equal, whole.state, resumed.state)
 
 
+@pytest.mark.slow
 def test_other_settings(problem: Problem) -> None:
     config = dataclasses.replace(
         SMALL, tree_policy="gumbel", terminal="value", head="per_filter", iterations=1

@@ -56,7 +56,10 @@ def grown(searching: str, steps: int, masks: jax.Array, table: jax.Array, key: j
     )
 
 
-@pytest.mark.parametrize(("games", "steps"), [(6, 60), (2, 7), (3, 1)])
+@pytest.mark.parametrize(
+    ("games", "steps"),
+    [(6, 60), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2, 7), (3, 1)))],
+)
 def test_the_trees_are_those_of_mctx(games: int, steps: int) -> None:
     rng = np.random.default_rng(games)
     deepest = 0
