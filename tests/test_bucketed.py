@@ -272,7 +272,10 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("method", CONFIGS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "random")) for name in CONFIGS],
+)
 def test_a_search_finds_the_same_with_and_without(lenet, method):
     apply, structure, variables, x, y = lenet
     agent, config = CONFIGS[method]

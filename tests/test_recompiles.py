@@ -44,7 +44,13 @@ def problem():
     return jobs.pose(job, job.network.init(jax.random.PRNGKey(0)), {})
 
 
-@pytest.mark.parametrize("method", SEARCHES)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("amc", "cacp")))  # acnn's agent
+        for name in SEARCHES
+    ],
+)
 def test_nothing_is_compiled_after_the_first_iteration(method, problem):
     module = methods.get(method)
     counts = []

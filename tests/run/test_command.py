@@ -131,6 +131,7 @@ def test_report_and_settings_are_written(finished):
     assert read(finished / "config.json")["search"]["games"] == 2
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_result(finished, cache, tmp_path):
     assert main([*TINY, *cache, "--seed", "1", "--out", str(tmp_path / "other")]) == 0
     other, first = read(tmp_path / "other" / "result.json"), read(finished / "result.json")
@@ -146,14 +147,21 @@ def assert_ends_like(out, finished):
     assert_alike(out, finished)
 
 
-def test_run_killed_again_and_again_ends_like_one_that_was_not(finished, tmp_path):
+IN_TRAINING = ("config.json", signal.SIGKILL)
+IN_THE_SEARCH = ("state/search/leaves.json", signal.SIGINT)
+IN_THE_REPORT = ("state/result.json", signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param([IN_THE_SEARCH], id="once"),
+        pytest.param([IN_TRAINING, IN_THE_SEARCH, IN_THE_REPORT], marks=pytest.mark.slow, id="all"),
+    ],
+)
+def test_an_interrupted_run_ends_like_one_that_was_not(finished, tmp_path, moments):
     out = tmp_path / "run"
     places = ["--out", str(out), "--cache-dir", str(tmp_path / "cache")]
-    moments = [
-        ("config.json", signal.SIGKILL),  # before or while the dense network is trained
-        ("state/search/leaves.json", signal.SIGINT),
-        ("state/result.json", signal.SIGKILL),  # while the report is written
-    ]
     words = [*TINY, *places]
     for milestone, how in moments:
         process = start(words)

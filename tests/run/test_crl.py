@@ -142,6 +142,7 @@ def test_a_latency_budget_is_kept(cache, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(limits, 0.24 / dense, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_clock_that_drifts_beyond_the_margin_never_gives_a_wrong_answer(
     cache, tmp_path, monkeypatch, capsys
 ):

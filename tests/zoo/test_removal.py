@@ -12,14 +12,20 @@ from jaxprune import compact, masked
 from zoo import NAMES
 from zoo.removal import in_best_precision, traced, training_step
 
+SLOW_TO_RUN = ("unet_resize", "mobilenet_v2", "efficientnet", "equinox_batchnorm", "haiku_resnet")
+"""Each has a relative that is quicker."""
+
 SLOW_TO_TRAIN = set(
     """vgg resnet_bottleneck densenet convnext mobilenet_v2 mobilenet_v3 efficientnet shufflenet_v2
     unet unet_resize vit temporal_cnn haiku_resnet resnext resnet_groupnorm remat_resnet llama
-    nnx_transformer equinox_cnn equinox_transformer equinox_batchnorm autoencoder""".split()  # noqa: SIM905 - names read better as words
+    nnx_transformer equinox_cnn equinox_transformer equinox_batchnorm autoencoder mixer""".split()  # noqa: SIM905 - names read better as words
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_RUN)) for name in NAMES],
+)
 def test_inference(name):
     """Full masks change no bit; masked equals compact."""
     network, structure = traced(name)

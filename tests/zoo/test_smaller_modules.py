@@ -183,6 +183,7 @@ def test_groupnorm():
         check("resnet_groupnorm", whole_groups)
 
 
+@pytest.mark.slow
 def test_resnext():
     """Grouped convolutions lose channels of every group, or whole groups."""
     _, structure = traced("resnext")
@@ -243,6 +244,7 @@ def test_convnext():
     check("convnext", build)
 
 
+@pytest.mark.slow
 def test_mobilenet_v2():
     def build(pick):
         outputs = pick("block0/project/Conv_0", 6, 4), pick("block1/project/Conv_0", 8, 5)
@@ -313,6 +315,7 @@ def test_autoencoder():
     check("autoencoder", build)
 
 
+@pytest.mark.slow
 def test_vit():
     """Embedding, heads and hidden widths; the size of a head stays, since it scales the scores."""
 
@@ -468,6 +471,7 @@ def test_cond():
     check("cond_experts", build)
 
 
+@pytest.mark.slow
 def test_equinox_transformer():
     """Heads are runs of consecutive rows of a projection."""
     eqx = pytest.importorskip("equinox")
