@@ -1,5 +1,7 @@
 """Convolutions of small maps as matrix products: the same numbers, and only where they pay."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,12 +238,13 @@ def test_pooling_and_its_derivative_are_the_same_where_values_are_equal(data):
     shape = tuple(data.draw(st.integers(size, 7), "extent") for size in window)
     x = jnp.round(draw(data.draw(st.integers(0, 9)), *shape))  # many values occur twice
     pool = largest(window)
-    assert not pools(lower(pool, backend="cpu"), x)
-    np.testing.assert_array_equal(lower(pool, backend="cpu")(x), pool(x))
+    small = math.prod(window) <= lowering.MOST_PRODUCTS
+    assert pools(lower(pool, backend="cpu"), x) == (not small)
+    ours = jax.jit(lower(pool, backend="cpu"))
+    np.testing.assert_array_equal(ours(x), pool(x))
     weights = draw(1, *pool(x).shape)
     derivatives = [
-        jax.grad(lambda x, fn=fn: (fn(x) * weights).sum())(x)
-        for fn in (pool, lower(pool, backend="cpu"))
+        jax.jit(jax.grad(lambda x, fn=fn: (fn(x) * weights).sum()))(x) for fn in (pool, ours)
     ]
     np.testing.assert_array_equal(*derivatives)
 
