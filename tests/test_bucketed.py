@@ -15,6 +15,7 @@ from jaxprune.baselines import random
 from jaxprune.bucketed import Evaluator, evaluator, pays, widths
 from jaxprune.bucketed.stages import run
 from jaxprune.evaluate import evaluate
+from marks import slow_if_in
 
 # name, image, examples, prune inputs, batch statistics
 CASES = {
@@ -65,10 +66,7 @@ def check(found, expected):
     np.testing.assert_allclose(found.accuracy.reshape(-1), expected.accuracy, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
-)
+@pytest.mark.parametrize("case", slow_if_in(set(CASES) - set(QUICK), CASES))
 def test_scores_are_those_at_full_width(case):
     apply, structure, variables, x, y = posed(*CASES[case])
     count = 5 if case != "vgg11" else 3
@@ -272,10 +270,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name != "random")) for name in CONFIGS],
-)
+@pytest.mark.parametrize("method", slow_if_in(("acnn", "crl"), CONFIGS))
 def test_a_search_finds_the_same_with_and_without(lenet, method):
     apply, structure, variables, x, y = lenet
     agent, config = CONFIGS[method]

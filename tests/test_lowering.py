@@ -29,9 +29,7 @@ def same(x, kernel):
     )
 
 
-@settings(max_examples=6, deadline=None)
-@given(st.data())
-def test_equals_the_convolution_for_all_windows_and_layouts(data):
+def check_convolution(data):
     dimensions = data.draw(st.integers(1, 3), "dimensions")
     drawn = [
         (
@@ -65,6 +63,19 @@ def test_equals_the_convolution_for_all_windows_and_layouts(data):
     actual = lower(convolve, backend="cpu")(x, kernel)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.data())
+def test_equals_the_convolution_for_all_windows_and_layouts(data):
+    check_convolution(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equals_the_convolution_for_many_windows_and_layouts(data):
+    check_convolution(data)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from jaxprune.data import prepare
 from jaxprune.dependency.rules import RULES
 from jaxprune.run import arguments
 from jaxprune.run.command import main
+from marks import slow_if_in
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -74,9 +75,7 @@ def a_run(folder):
 SLOW = ("set_a_budget", "prune_your_own_model")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PAGES]
-)
+@pytest.mark.parametrize("name", slow_if_in(SLOW, PAGES))
 def test_python_runs(name, folder, capsys):
     write_modules(name, folder)
     names = {"x": a_run(folder)} if name == "README" else {}

@@ -5,6 +5,7 @@ import pytest
 
 from jaxprune import methods, models, presets, trace
 from jaxprune.config import RunConfig, check
+from marks import slow_if_in
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
@@ -35,10 +36,7 @@ def test_every_method_is_published_or_not():
 SLOW = ("vgg19", "resnet18", "resnet50", "resnet56")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in models.NAMES],
-)
+@pytest.mark.parametrize("name", slow_if_in(SLOW, models.NAMES))
 def test_layers_are_those_of_the_traced_model(name):
     network = models.build(name, (32, 32, 3))
     variables = jax.eval_shape(network.init, jax.random.key(0))

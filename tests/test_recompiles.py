@@ -7,6 +7,7 @@ import pytest
 
 from jaxprune import config, methods
 from jaxprune.run import job as jobs
+from marks import slow_if_in
 
 compiled: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -44,13 +45,7 @@ def problem():
     return jobs.pose(job, job.network.init(jax.random.PRNGKey(0)), {})
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("amc", "cacp")))  # acnn's agent
-        for name in SEARCHES
-    ],
-)
+@pytest.mark.parametrize("method", slow_if_in(("amc", "cacp"), SEARCHES))  # acnn's agent
 def test_nothing_is_compiled_after_the_first_iteration(method, problem):
     module = methods.get(method)
     counts = []

@@ -231,7 +231,15 @@ def test_resume_command_continues_the_run(interrupted):
 
 @pytest.mark.parametrize(
     ("method", "columns"),
-    [("mcts", 120), *((name, 80) for name in methods.NAMES)],
+    [
+        ("mcts", 120),
+        *((name, 80) for name in methods.NAMES),
+        *(
+            pytest.param(name, 120, marks=pytest.mark.slow)
+            for name in methods.NAMES
+            if name != "mcts"
+        ),
+    ],
 )
 def test_help_describes_every_option_within_the_width(method, columns):
     search_fields = methods.get(method).Config.__dataclass_fields__

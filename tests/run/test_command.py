@@ -149,14 +149,19 @@ def assert_ends_like(out, finished):
 
 IN_TRAINING = ("config.json", signal.SIGKILL)
 IN_THE_SEARCH = ("state/search/leaves.json", signal.SIGINT)
+IN_FINE_TUNING = ("state/finetuned_finalist_1/leaves.json", signal.SIGKILL)
 IN_THE_REPORT = ("state/result.json", signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param([IN_THE_SEARCH], id="once"),
-        pytest.param([IN_TRAINING, IN_THE_SEARCH, IN_THE_REPORT], marks=pytest.mark.slow, id="all"),
+        pytest.param([IN_THE_SEARCH, IN_FINE_TUNING], id="later"),
+        pytest.param(
+            [IN_TRAINING, IN_THE_SEARCH, IN_FINE_TUNING, IN_THE_REPORT],
+            marks=pytest.mark.slow,
+            id="always",
+        ),
     ],
 )
 def test_an_interrupted_run_ends_like_one_that_was_not(finished, tmp_path, moments):

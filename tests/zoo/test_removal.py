@@ -9,6 +9,7 @@ import pytest
 
 from dependency.checks import assert_close, quick_jit, random_masks, sliced
 from jaxprune import compact, masked
+from marks import slow_if_in
 from zoo import NAMES
 from zoo.removal import in_best_precision, traced, training_step
 
@@ -22,10 +23,7 @@ SLOW_TO_TRAIN = set(
 )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_RUN)) for name in NAMES],
-)
+@pytest.mark.parametrize("name", slow_if_in(SLOW_TO_RUN, NAMES))
 def test_inference(name):
     """Full masks change no bit; masked equals compact."""
     network, structure = traced(name)
@@ -46,10 +44,7 @@ def test_inference(name):
     assert_close(small.params, sliced(structure, network.variables, masks), tolerance=0)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_TRAIN)) for name in NAMES],
-)
+@pytest.mark.parametrize("name", slow_if_in(SLOW_TO_TRAIN, NAMES))
 def test_training_step(name):
     """Loss, updated parameters and new statistics, in double precision where it has that."""
     network, structure = traced(name)
