@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import shlex
 from dataclasses import dataclass
@@ -304,13 +303,13 @@ def device(count: int = 1) -> str:
     """
     import jax
 
+    from jaxprune.devices import cores
+
     first = jax.devices()[0]
     kind = str(first.device_kind) + (f", {count} devices" if count > 1 else "")
     if first.platform != "cpu":
         return kind
-    allowed = getattr(os, "sched_getaffinity", None)  # which cores this process may use, on Linux
-    cores = len(allowed(0)) if allowed else os.cpu_count()
-    return f"{kind}, {cores} core{'s' * (cores != 1)}"
+    return f"{kind}, {cores()} core{'s' * (cores() != 1)}"
 
 
 def from_json(settings: dict[str, Any], search_type: type) -> tuple[RunConfig, Any]:

@@ -6,6 +6,7 @@ same random keys, and so takes the same decisions; what may differ between proce
 is found on a disk, is agreed on with `everywhere`.
 """
 
+import os
 from typing import Any, TypeVar
 
 import jax
@@ -20,6 +21,12 @@ T = TypeVar("T")
 
 AXIS = "devices"
 """The name of the mesh's axis."""
+
+
+def cores() -> int:
+    """How many cores of the processor this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # on Linux
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def make_mesh(count: int | None = None) -> Mesh | None:

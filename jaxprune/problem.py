@@ -156,6 +156,7 @@ def make_problem(
       UserError: a budget is impossible or below what can be reached, a cost is unknown, or the
         network has nothing to prune.
     """
+    scores = importance.l1(structure, params)
     names = [cost] if isinstance(cost, str) or callable(cost) else list(cost)
     limits = [budget] if isinstance(budget, float | int | str) else list(budget)
     if len(names) != len(limits):
@@ -169,8 +170,9 @@ def make_problem(
         budgets=make_budgets(
             apply, structure, params, train[0][:1], list(zip(names, limits, strict=True))
         ),
+        scores=scores,
         chunk=chunk,
-        host=on_host(apply, structure, params, train, validation, wanted=host, mesh=mesh),
+        host=on_host(apply, structure, params, train, validation, scores, wanted=host, mesh=mesh),
         mesh=mesh,
     )
 
@@ -229,6 +231,7 @@ def on_host(
     params: Any,
     train: tuple[Array, Array],
     validation: tuple[Array, Array],
+    scores: Array,
     *,
     wanted: bool | None = None,
     mesh: Mesh | None = None,
@@ -241,6 +244,7 @@ def on_host(
       params: the trained parameters.
       train: (x, y), the batch of the training split.
       validation: (x, y), the same of the validation split.
+      scores: [N], the importance of the channels: most candidates lose the least important ones.
       wanted: None: on a CPU, if the network and the batch are large enough.
       mesh: the devices that candidates are divided among; with several the host scores none.
     """
@@ -252,7 +256,8 @@ def on_host(
     def on(batch: tuple[Array, Array]) -> Callable[[Any], Scores]:
         @functools.cache
         def prepared() -> Callable[[Any], Scores]:
-            return bucketed.evaluator(apply, structure, params, *batch)
+            found = bucketed.evaluator(apply, structure, params, *batch, importance=scores)
+            return bucketed.Remembering(found)
 
         return lambda masks: prepared()(masks)
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from jaxprune import make_problem, masked, models, trace
 from jaxprune.agents import acnn, ppo_lagrangian
 from jaxprune.baselines import random
-from jaxprune.bucketed import Evaluator, evaluator, pays, widths
-from jaxprune.bucketed.stages import run
-from jaxprune.evaluate import evaluate
+from jaxprune.bucketed import Evaluator, Remembering, evaluator, pays, widths
+from jaxprune.bucketed.partial_sums import PartialSums
+from jaxprune.bucketed.stages import Product, run, stages
+from jaxprune.bucketed.threads import divided
+from jaxprune.evaluate import Scores, evaluate
 from marks import slow_if_in
 
 # name, image, examples, prune inputs, batch statistics
@@ -141,22 +143,95 @@ def by_order(structure, count, seed=0):
     ).astype(np.float32)
 
 
+def importance_of(structure):
+    """What `by_order` removes by: the first channels of each group first."""
+    return np.concatenate([np.arange(group.size) for group in structure.groups])
+
+
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("make", [random_masks, by_order])
-def test_what_candidates_have_in_common_changes_no_score(lenet, make):
-    """Steps of pruning share the first product, all their sums where the masks are nested."""
-    apply, structure, variables, x, y = lenet
+@pytest.mark.parametrize("case", slow_if_in(set(CASES) - {"lenet300-inputs"}, CASES))
+def test_a_score_depends_on_the_mask_alone(case, make, ordered):
+    """Not on what is scored with it, nor on what was scored before, bit for bit."""
+    apply, structure, variables, x, y = posed(*CASES[case])
     masks = steps_of_pruning(structure, make(structure, 4))
-    scores = evaluator(apply, structure, variables, x, y)
+    importance = importance_of(structure) if ordered else None
+    scores = evaluator(apply, structure, variables, x, y, importance=importance)
     together = scores(masks)
-    assert together.loss.shape == (4, 3)
+    assert together.loss.shape == masks.shape[:2]
     check(together, at_full_width(apply, structure, variables, masks, x, y))
-    for place in np.ndindex(4, 3):
+    for place in np.ndindex(*together.loss.shape):
         alone = scores(masks[place])
         assert alone.loss.shape == ()
-        np.testing.assert_allclose(alone.loss, together.loss[place], rtol=1e-5)
-    shuffled = np.random.default_rng(0).permutation(12)
-    again = scores(masks.reshape(12, -1)[shuffled])
+        assert alone.loss == together.loss[place]
+    shuffled = np.random.default_rng(0).permutation(together.loss.size)
+    anew = evaluator(apply, structure, variables, x, y, importance=importance)
+    again = anew(masks.reshape(-1, masks.shape[-1])[shuffled])
     np.testing.assert_array_equal(again.loss, together.loss.reshape(-1)[shuffled])
+
+
+def test_masks_in_and_out_of_order_are_scored_together(lenet):
+    apply, structure, variables, x, y = lenet
+    masks = np.concatenate([by_order(structure, 4), random_masks(structure, 3)])
+    masks[3, : structure.groups[0].size] *= 0.5
+    masks = masks[[4, 0, 5, 3, 1, 6, 2]]
+    scores = evaluator(apply, structure, variables, x, y, importance=importance_of(structure))
+    assert [scores._shared.suits(one) for one in scores._read(masks)] == [
+        *(False, True, True, False, True, False, True)  # the second random mask keeps everything
+    ]
+    check(scores(masks), at_full_width(apply, structure, variables, masks, x, y))
+
+
+@pytest.mark.parametrize("size", [16, 40, 101])
+def test_partial_sums_are_products_with_the_first_channels(size):
+    keys = jax.random.split(jax.random.key(size), 4)
+    params = {"a": jax.random.normal(keys[0], (size, 6)), "b": jax.random.normal(keys[1], (6, 3))}
+    x = jax.random.normal(keys[2], (5, size))
+
+    def apply(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"]
+
+    structure = trace(apply, params, x, prune_inputs=True)
+    piece = next(p for p in stages(apply, structure, params, x).pieces if isinstance(p, Product))
+    order = np.asarray(jax.random.permutation(keys[3], size))
+    layout = np.array([3, 1, 0, 5, 4, 2])
+    sums = PartialSums(piece, x, order, layout)
+    assert sums.step == 16
+    for count in range(size + 1):
+        data, before, rows = sums.before(count)
+        (found,) = run(sums.code, (), [data, before], [rows])
+        first = order[:count]
+        expected = np.asarray(x)[:, first] @ np.asarray(params["a"])[first][:, layout]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_remembered_is_not_scored_again():
+    asked = []
+
+    def score(masks):
+        asked.append(masks.copy())
+        return Scores(masks.sum(-1), masks[:, 0])
+
+    remembering = Remembering(score)
+    one, two, three = np.float32([[1, 0, 0], [0.5, 1, 1], [0, 0, 1]])
+    found = remembering(np.stack([[one, two], [one, one]]))
+    np.testing.assert_array_equal(found.loss, [[1, 2.5], [1, 1]])
+    np.testing.assert_array_equal(found.accuracy, [[1, 0.5], [1, 1]])
+    np.testing.assert_array_equal(asked[0], [one, two])
+    np.testing.assert_array_equal(remembering(np.stack([two, three, one])).loss, [2.5, 1, 1])
+    np.testing.assert_array_equal(asked[1], [three])
+    assert remembering(three).loss == 1
+    assert len(asked) == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40), st.integers(1, 9))
+def test_jobs_are_divided_evenly_in_their_order(amounts, count):
+    parts = divided(float, amounts, count)
+    assert [job for part in parts for job in part] == amounts
+    assert 1 <= len(parts) <= count
+    assert all(parts)
+    assert max(map(sum, parts)) <= sum(amounts) / count + max(amounts) + 1e-3
 
 
 def test_equal_candidates_are_computed_once_and_score_the_same(lenet):
@@ -201,13 +276,6 @@ def test_what_is_computed_holds_what_is_kept(size, fraction, seed):
     assert len(chosen.there) == widths.rounded(len(chosen.kept), size) <= size
     assert (np.diff(chosen.there) > 0).all()
     assert len(chosen.there) - len(chosen.kept) < max(4, size / 4)
-    more = mask.copy()
-    more[rng.integers(size)] = 1
-    new = widths.added(widths.select(more), chosen)
-    assert new is not None
-    np.testing.assert_array_equal(new, np.flatnonzero(more - mask))
-    if (more != mask).any():
-        assert widths.added(chosen, widths.select(more)) is None
 
 
 def test_loops_over_channels_are_evaluated_at_full_width():

@@ -44,8 +44,7 @@ _INLINED = frozenset(
     )
 )
 _PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
-_ALONE = "reduce_window"
-"""Pooling: XLA's CPU backend would compute what comes before it again for each of its windows."""
+_POOLING = "reduce_window"
 _BY_SIZE = frozenset(("broadcast_in_dim", "reshape", "split", "conv_general_dilated"))
 """Primitives whose `Rule.shrink` looks at the numbers of kept positions alone."""
 
@@ -99,6 +98,7 @@ class Product(NamedTuple):
       out: the axes of channels of the result.
       multiply_adds: for whole operands.
       size: entries of the whole result.
+      alone: whether it is to be compiled by itself: convolutions take long.
     """
 
     code: "Code"
@@ -109,6 +109,7 @@ class Product(NamedTuple):
     out: tuple[Place, ...]
     multiply_adds: int
     size: int
+    alone: bool
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -143,7 +144,8 @@ class Rest(NamedTuple):
       masked: the patterns whose masks it needs.
       patterns: the patterns of all its axes.
       makes: the values that it makes and others read.
-      size: entries of what it computes, whole.
+      alone: whether it is to be compiled by itself, as pooling is: XLA's CPU backend would compute
+        what comes before it again for each of its windows.
     """
 
     code: "Code"
@@ -152,7 +154,7 @@ class Rest(NamedTuple):
     masked: tuple[int, ...]
     patterns: tuple[int, ...]
     makes: tuple[int, ...]
-    size: int
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -204,12 +206,13 @@ class Code:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def run(code: Code, sizes: tuple[int, ...], data: Any, known: Any, masks: Any = ()) -> list[Array]:
-    """Runs a piece.
+def run(code: Code, sizes: tuple[Any, ...], data: Any, known: Any, masks: Any = ()) -> list[Array]:
+    """Runs a piece, or several.
 
     Args:
-      code: the piece's.
-      sizes: how many positions there are of each of its patterns, in their order.
+      code: what it computes.
+      sizes: of a rest, how many positions there are of each of its patterns, in their order; of a
+        product, (axis, n) wherever it reads only the first n positions of its data.
       data: the values that it reads, at these sizes.
       known: the known arrays, at these sizes.
       masks: the masks of the patterns in `Rest.masked`, at these sizes.
@@ -364,9 +367,9 @@ class _Cutter:
                 pieces.append(product)
                 for group in self.groups(self.axes[product.result]):
                     produced[group] += 1
-            elif node.step.name.startswith(_ALONE):
+            elif node.step.name.startswith(_POOLING):
                 close()
-                pieces.append(self.rest([node], users))
+                pieces.append(self.rest([node], users)._replace(alone=True))
             else:
                 gathered.append(node)
         close()
@@ -470,6 +473,7 @@ class _Cutter:
             out=self.places(self.axes[result]),
             multiply_adds=_multiply_adds(eqn),
             size=int(np.prod(shape(eqn.outvars[0]))),
+            alone=step.name == "conv_general_dilated",
         )
 
     def rest(self, nodes: Sequence[_Node], users: dict[int, int]) -> Rest:
@@ -496,7 +500,7 @@ class _Cutter:
             masked=tuple(numbers[place] for place in masked),
             patterns=tuple(numbers),
             makes=tuple(results),
-            size=sum(int(np.prod(shape(v))) for node in nodes for v in node.step.eqn.outvars),
+            alone=False,
         )
 
     def line(self, node: _Node, local: dict[int, int], patterns: dict[int, int]) -> "_Line":
@@ -608,6 +612,9 @@ def _compute(
 
 def _multiply(eqn: Any, side: int, sizes: Any, data: Any, known: Any, masks: Any) -> list[Any]:
     """Evaluates a product; side is the place of the known array among the operands."""
+    (value,), (array,) = data, known
+    for axis, count in sizes:
+        value = jax.lax.slice_in_dim(value, 0, count, axis=axis)
 
     def compute(data: Any, known: Any) -> Any:
         operands = [known, data] if side == 0 else [data, known]
@@ -619,8 +626,8 @@ def _multiply(eqn: Any, side: int, sizes: Any, data: Any, known: Any, masks: Any
             return rule.shrink(eqn, operands, [], [kept])[0]
 
     if eqn.primitive.name == "conv_general_dilated":
-        data, known = _even(eqn, data, known)
-    return [lower(compute)(data, known)]
+        value, array = _even(eqn, value, array)
+    return [lower(compute)(value, array)]
 
 
 EVEN = 4

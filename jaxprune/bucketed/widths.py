@@ -4,7 +4,6 @@ Widths are rounded up to a few sizes, so that few shapes are compiled. What is a
 channels, whose masks stay zero.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,19 +48,6 @@ def select(mask: np.ndarray, *, whole: bool = False) -> Selection:
     """The channels to compute for a mask [size]; all if `whole`."""
     kept = np.flatnonzero(mask)
     return some(mask, kept, len(mask) if whole else rounded(len(kept), len(mask)))
-
-
-def union(selections: Sequence[Selection]) -> Selection:
-    """The channels to compute for several masks of a group at once."""
-    mask = (np.stack([one.mask for one in selections]) != 0).any(0).astype(np.float32)
-    return select(mask)
-
-
-def added(new: Selection, old: Selection) -> np.ndarray | None:
-    """The channels that a mask keeps besides all those of another; None if it changes those."""
-    if not np.array_equal(new.mask[old.kept], old.mask[old.kept]):
-        return None
-    return np.flatnonzero((new.mask != 0) & (old.mask == 0))
 
 
 def some(mask: np.ndarray, kept: np.ndarray, count: int) -> Selection:

@@ -127,6 +127,7 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
     x = latency_input(job.config, job.dataset, job.preprocess)
     scored = _scored(job)
     train, validation = _batch(job, job.dataset.train), _batch(job, job.dataset.validation)
+    scores = _importance(job, variables)
     return assemble(
         job.structure,
         masked(scored, job.structure),
@@ -135,8 +136,8 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         validation,
         budgets=_budgets(job.config, job.network, job.structure, variables, x, known),
         trainer=make_trainer(job, variables),
-        scores=_importance(job, variables),
-        host=on_host(scored, job.structure, variables, train, validation, mesh=job.mesh),
+        scores=scores,
+        host=on_host(scored, job.structure, variables, train, validation, scores, mesh=job.mesh),
         mesh=job.mesh,
     )
 
