@@ -33,6 +33,13 @@ class Scores(NamedTuple):
     accuracy: Array
 
 
+def classified(logits: Array, y: Array) -> Scores:
+    """The scores, [] each, of logits [B, classes] for labels int [B]."""
+    logits = logits.astype(jnp.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    return Scores(loss, (logits.argmax(-1) == y).mean())
+
+
 @partial(jax.jit, static_argnames=("masked_apply", "chunk", "mesh"))
 def evaluate(
     masked_apply: Callable[..., Array],
@@ -105,9 +112,7 @@ def _scores(
     own = {name: mask for name, mask in masks.items() if mask.ndim == 3}
 
     def score(candidate: Mapping[str, Array]) -> Scores:
-        logits = quick(params, candidate, x).astype(jnp.float32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        return Scores(loss, (logits.argmax(-1) == y).mean())
+        return classified(quick(params, candidate, x), y)
 
     if chunk is None:
         one = {name: mask[0] for name, mask in common.items()}

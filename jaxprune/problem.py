@@ -44,6 +44,8 @@ class Trainer(NamedTuple):
     Attributes:
       finetune: `(masks, steps, key)` -> scores on the batch of the training split and on the
         validation split, of each candidate after so many training steps from the dense weights.
+        With `few=True` candidates may be compiled for, one by one, where that is predicted to take
+        less time than training the whole network under each mask.
       initial: `(key)` -> fresh variables.
       train: `(variables, masks, steps, key)` -> variables after so many training steps, shared by
         all candidates: each step is made under one of the masks.
@@ -52,7 +54,7 @@ class Trainer(NamedTuple):
       material: the data and the function behind all this.
     """
 
-    finetune: Callable[[Array, int, Array], tuple[Scores, Scores]]
+    finetune: Callable[..., tuple[Scores, Scores]]
     initial: Callable[[Array], Any]
     train: Callable[[Any, Array, int, Array], Any]
     evaluate: Callable[[Any, Array], Scores]

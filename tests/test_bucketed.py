@@ -15,8 +15,8 @@ from jaxprune.baselines import random
 from jaxprune.bucketed import Evaluator, Remembering, evaluator, pays, widths
 from jaxprune.bucketed.partial_sums import PartialSums
 from jaxprune.bucketed.stages import Product, run, stages
-from jaxprune.bucketed.threads import divided
 from jaxprune.evaluate import Scores, evaluate
+from jaxprune.threads import divided
 from marks import slow_if_in
 
 # name, image, examples, prune inputs, batch statistics

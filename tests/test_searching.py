@@ -1,12 +1,14 @@
 """Training while a search goes on: candidates for some steps, and the network with its policy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxprune import data, masked, models, trace, training
+from jaxprune import compact, data, masked, models, trace, training
 from jaxprune.training import searching
 
 KEY = jax.random.PRNGKey(3)
@@ -84,6 +86,39 @@ def test_a_candidate_is_scored_as_if_it_were_fine_tuned_alone(digits, trainer, b
             np.testing.assert_allclose(scores.accuracy[k], expected, atol=0.006)
     untrained = trainer.evaluate(variables, masks)
     assert (train.loss < untrained.loss).all()
+
+
+def test_smaller_networks_are_scored_as_masked_ones(monkeypatch, trainer, digits):
+    masks = some_masks(digits[-1], 3)
+    assert not searching.compiling_pays(digits[-1], masks, 4 * 16)
+    expected = trainer.finetune(masks, 4, KEY)
+    monkeypatch.setattr(searching, "COMPILING", 1)
+    for found, other in zip(trainer.finetune(masks, 4, KEY, few=True), expected, strict=True):
+        np.testing.assert_allclose(found.loss, other.loss, rtol=2e-5)
+        np.testing.assert_allclose(found.accuracy, other.accuracy, atol=0.006)
+
+
+def test_compiling_pays_where_much_is_saved():
+    network = models.build("vgg11", (32, 32, 3))
+    variables = network.init(KEY)
+    structure = trace(network.apply, variables, jnp.zeros((1, 32, 32, 3)))
+    few = some_masks(structure, 2)  # 153 million multiply-adds in 9 layers, half of which go
+    assert searching.compiling_pays(structure, few, 64 * 128)
+    assert not searching.compiling_pays(structure, few, 128)
+    assert not searching.compiling_pays(structure, jnp.ones_like(few), 64 * 128)
+
+
+def test_networks_that_are_fine_tuned_together_end_as_alone(digits):
+    dataset, network, preprocess, variables, structure = digits
+    smaller = [
+        compact(network.apply_train, structure, variables, structure.unflatten(mask))
+        for mask in some_masks(structure, 3)
+    ]
+    arguments = dataset.train, preprocess, dataclasses.replace(RECIPE, epochs=2), KEY
+    for small, found in zip(smaller, training.finetune_each(smaller, *arguments), strict=True):
+        alone, _ = training.finetune(small, small.params, *arguments)
+        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 def test_shared_training_under_whole_masks_is_training(digits, trainer):

@@ -3,11 +3,13 @@
     python experiments/benchmarks/candidates.py [--repeats 7] [--networks lenet300 vgg16]
 
 Candidates are drawn as the agents draw them: of each layer a part is removed that is normal around
-one mean, the least important filters first. For no removal, and for means with which 80 % and 90 %
-of the parameters go, the same candidates are scored on the same images in these ways:
+one mean, the least important filters first. For candidates that lack one filter of each layer,
+another one each, and for means with which 80 % and 90 % of the parameters go, the same candidates
+are scored on the same images in these ways:
 
 - full width: `evaluate` of `jaxprune.evaluate`, all candidates in one compiled call;
-- own widths: `evaluator` of `jaxprune.bucketed`, all candidates in one call, widths rounded up;
+- own widths: `evaluator` of `jaxprune.bucketed`, all candidates in one call, widths rounded up, by
+  as many threads as there are cores;
 - PyTorch: the filters removed from a PyTorch network beforehand, one candidate after another;
 - PyTorch, masked: the whole PyTorch network with the weights of removed filters zero;
 - Torch-Pruning: the filters removed beforehand by the package of this name; and once more with
@@ -53,6 +55,8 @@ CASES: dict[str, list[Case]] = {
 }
 REMOVED = (0.0, 0.8, 0.9)
 DEVIATION = 0.1
+PAUSE = 0.3
+"""Seconds before each measurement, in which the threads of the way before come to rest."""
 MANY = 200
 ROUND = 8
 """Candidates of one call while the first ones are timed, as in a round of an agent."""
@@ -117,12 +121,13 @@ def candidates(
     Args:
         structure: the network's groups.
         rank: the order in which each group's channels go, `[N]`.
-        removed: the part, below 1.
+        removed: the part, below 1; 0: one channel of each group, another one in each mask.
         count: how many masks.
         most: the largest mean part of a layer. Above 1 nearly all layers lose as much as they can.
     """
     if removed == 0:
-        return np.ones((count, structure.num_channels), np.float32)
+        sizes = np.array([group.size for group in structure.groups])[structure.group_index]
+        return (rank != np.arange(count)[:, None] % sizes).astype(np.float32)
     low, high = 0.0, most
     for _ in range(12):
         mean = (low + high) / 2
@@ -335,17 +340,11 @@ def our_ways(drawn: Drawn, own_widths: Callable[[Any], Any]) -> dict[str, Way]:
     masked_apply = masked(drawn.network.apply, drawn.structure)
     device_masks = drawn.structure.unflatten(jnp.asarray(drawn.few))
 
-    def by_own_widths() -> np.ndarray:
-        if not drawn.few.all():
-            return np.asarray(own_widths(drawn.few).loss)
-        # Candidates that are the same would be computed once.
-        return np.concatenate([own_widths(mask[None]).loss for mask in drawn.few])
-
     return {
         "full width": lambda: np.asarray(
             evaluate(masked_apply, drawn.variables, device_masks, drawn.x, drawn.y).loss
         ),
-        "own widths": by_own_widths,
+        "own widths": lambda: own_widths(drawn.few).loss,
     }
 
 
@@ -353,13 +352,21 @@ def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: 
     """Seconds a candidate for each way, every one a list of `repeats` measurements."""
     drawn = with_candidates(posed, removed, together)
     structure, masks, few = drawn.structure, drawn.masks, drawn.few
-    own_widths = evaluator(drawn.network.apply, structure, drawn.variables, drawn.x, drawn.y)
+    own_widths = evaluator(
+        drawn.network.apply,
+        structure,
+        drawn.variables,
+        drawn.x,
+        drawn.y,
+        importance=importance.l1(structure, drawn.variables),
+    )
 
     run.clear_cache()
+    many = MANY if removed else ROUND  # at one width nothing more is to be compiled
     start = time.perf_counter()
-    for first in range(0, MANY if removed else 1, ROUND):
-        own_widths(masks[first : first + ROUND] if removed else masks[:1])
-    first_seconds = (time.perf_counter() - start) / (MANY if removed else 1)
+    for first in range(0, many, ROUND):
+        own_widths(masks[first : first + ROUND])
+    first_seconds = (time.perf_counter() - start) / many
     programs = run._cache_size()
 
     other = beside(drawn)
@@ -380,6 +387,7 @@ def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: 
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(repeats):
             for way, call in ways.items():
+                time.sleep(PAUSE)
                 start = time.perf_counter()
                 call()
                 seconds[way].append((time.perf_counter() - start) / counts[way])
@@ -464,16 +472,13 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         f"matrices of 1,024 x 1,024 in float32, {peak / 1e9:.0f} billion multiply-adds a second;\n"
         "above 100 where what candidates have in common is computed but once.\n"
         f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
-        "against PyTorch's median, which compiles nothing. Candidates from which nothing is\n"
-        "removed are scored one in a call.\n\n"
+        "against PyTorch's median, which compiles nothing.\n\n"
         "What is not counted above, but where it says so:\n\n"
         f"{preparation(results)}\n\n"
-        "Where VGG-16 is behind PyTorch, the column of the matrix product shows why: both compute\n"
-        "the same products, and PyTorch calls kernels that are made for the shape of each\n"
-        "convolution, while XLA's library for CPUs comes the less close to the peak, the fewer\n"
-        "channels there are. Tried for its layers: sums of shifted matrix products, which win on\n"
-        "maps smaller than the kernel (`small_maps_cpu.md`) and are taken there; products of\n"
-        "gathered patches; other steps to which widths are rounded.\n\n"
+        "XLA's library for CPUs comes the less close to the matrix product, the fewer channels\n"
+        "there are, and hardly divides a convolution of a large map among cores: with a candidate\n"
+        "for each core both matter less. On maps smaller than the kernel, sums of shifted matrix\n"
+        "products (`small_maps_cpu.md`) take its place.\n\n"
         f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"
         "from before. A removal copies the network, finds what depends on what, and removes.\n"
     )

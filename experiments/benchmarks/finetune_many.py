@@ -8,7 +8,8 @@ Nesterov momentum and weight decay, BatchNorm in training mode:
 
 - masked: `training.finetune_many`, the whole network under each mask. What a step takes does not
   depend on the mask, so that few of the candidates are timed;
-- compact: each candidate's smaller network (`compact`) by `training.finetune`;
+- compact: the candidates' smaller networks (`compact`) by `training.finetune_each`, as many at once
+  as there are cores;
 - PyTorch: the same smaller networks, one after the other, with the channels of its images in
   either place.
 
@@ -45,6 +46,8 @@ REMOVED = (0.3, 0.55)
 """Between these is the mean part that a candidate loses of each layer."""
 MASKED = 2
 """How many candidates are timed under masks."""
+PAUSE = 0.3
+"""Seconds before each measurement, in which the threads of the way before come to rest."""
 LONG = 32
 """The steps of fine-tuning of a candidate that compilation is set against."""
 PREPROCESS = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, flat=False)
@@ -88,19 +91,19 @@ def pose(candidates: int, steps: int, *, model: str = "vgg11", epochs: int = 1) 
 # --------------------------------------------------------------------------------------- the ways
 
 Way = Callable[[int], Any]
-"""Fine-tunes a candidate, given by its number, to the end."""
+"""Fine-tunes the first candidates, so many of them, to the end."""
 
 
 def masked_way(task: Task) -> Way:
-    """The whole network under the candidate's mask."""
+    """The whole network under each candidate's mask."""
     function = masked(task.network.apply_train, task.structure)
     masks = task.structure.unflatten(task.masks)
 
-    def finetune(number: int) -> Any:
+    def finetune(count: int) -> Any:
         tuned = training.finetune_many(
             function,
             task.variables,
-            {name: mask[number : number + 1] for name, mask in masks.items()},
+            {name: mask[:count] for name, mask in masks.items()},
             task.split,
             PREPROCESS,
             task.recipe,
@@ -112,24 +115,22 @@ def masked_way(task: Task) -> Way:
 
 
 def compact_way(task: Task) -> Way:
-    """The candidate's smaller network."""
+    """The candidates' smaller networks."""
     smaller = [
         compact(task.network.apply_train, task.structure, task.variables, masks)
         for masks in map(task.structure.unflatten, task.masks)
     ]
 
-    def finetune(number: int) -> Any:
-        one = smaller[number]
-        tuned, _ = training.finetune(
-            one, one.params, task.split, PREPROCESS, task.recipe, jax.random.key(0)
+    def finetune(count: int) -> Any:
+        return training.finetune_each(
+            smaller[:count], task.split, PREPROCESS, task.recipe, jax.random.key(0)
         )
-        return jax.block_until_ready(tuned)
 
     return finetune
 
 
 def torch_way(task: Task, memory_format: torch.memory_format) -> Way:
-    """The candidate's smaller network in PyTorch, on images that are normalised beforehand."""
+    """The smaller networks in PyTorch, on images that are normalised beforehand."""
     params = [
         compact(task.network.apply_train, task.structure, task.variables, masks).params
         for masks in map(task.structure.unflatten, task.masks)
@@ -139,11 +140,14 @@ def torch_way(task: Task, memory_format: torch.memory_format) -> Way:
     x = torch.from_numpy(images.copy()).contiguous(memory_format=memory_format)
     y = torch.from_numpy(task.split.labels.astype(np.int64))
 
-    def finetune(number: int) -> Any:
-        network = torch_network(host[number]["params"], host[number]["batch_stats"])
-        network = network.to(memory_format=memory_format).train()
-        fit_torch(network, x, y, task.recipe)
-        return network
+    def finetune(count: int) -> Any:
+        tuned = []
+        for one in host[:count]:
+            network = torch_network(one["params"], one["batch_stats"])
+            network = network.to(memory_format=memory_format).train()
+            fit_torch(network, x, y, task.recipe)
+            tuned.append(network)
+        return tuned
 
     return finetune
 
@@ -182,8 +186,8 @@ def check(task: Task) -> None:
     The task must have one batch, which the two may take in another order.
     """
     assert len(task.split.labels) == BATCH
-    ours = compact_way(task)(0)
-    network = torch_way(task, torch.contiguous_format)(0)
+    (ours,) = compact_way(task)(1)
+    (network,) = torch_way(task, torch.contiguous_format)(1)
     theirs = torch_network(ours["params"], ours["batch_stats"]).state_dict()
     for name, value in network.state_dict().items():
         # PyTorch divides a batch's variance by one fewer for its running variance.
@@ -206,9 +210,9 @@ def measure(task: Task, repeats: int) -> dict[str, Any]:
     counts = {way: len(task.masks) for way in ways} | {"masked": min(MASKED, len(task.masks))}
 
     def seconds(way: str) -> float:
+        time.sleep(PAUSE)
         start = time.perf_counter()
-        for number in range(counts[way]):
-            ways[way](number)
+        ways[way](counts[way])
         return time.perf_counter() - start
 
     first = {way: seconds(way) for way in ways}

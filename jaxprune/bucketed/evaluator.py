@@ -20,10 +20,10 @@ from jaxprune.bucketed.operands import work
 from jaxprune.bucketed.plans import Plan, Planner
 from jaxprune.bucketed.positions import Positions
 from jaxprune.bucketed.stages import Stages, run, stages
-from jaxprune.bucketed.threads import each_part
 from jaxprune.dependency import Structure, masked
 from jaxprune.dependency.joints import slots
 from jaxprune.evaluate import Scores, evaluate
+from jaxprune.threads import each_part
 
 SEARCHING = 40_000_000
 COMPILING = 2_000_000_000

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from jaxprune.bucketed.candidates import Candidate, Choices
@@ -21,6 +20,7 @@ from jaxprune.bucketed.operands import PICKING, Operands, of_product, of_rest, t
 from jaxprune.bucketed.partial_sums import PartialSums
 from jaxprune.bucketed.positions import Positions
 from jaxprune.bucketed.stages import Code, Product, Rest, Stages, run
+from jaxprune.evaluate import classified
 
 _BLOCK, _BEFORE = -1, -2
 """The values that a product goes on from."""
@@ -185,6 +185,4 @@ class Planner:
 def _score(sizes: Any, data: list[Array], known: Any, masks: Any) -> list[Array]:
     """Loss and accuracy, [2], of logits and labels."""
     logits, y = data
-    logits = logits.astype(jnp.float32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-    return [jnp.stack([loss, (logits.argmax(-1) == y).mean()])]
+    return [jnp.stack(classified(logits, y))]

@@ -97,7 +97,8 @@ def _semifinal(
     steps = job.config.semifinal_steps
     display.begin("semifinal")
     trainer = make_trainer(job, variables)
-    _, scores = trainer.finetune(jnp.asarray(masks, jnp.float32), steps, job.key("semifinal"))
+    key = job.key("semifinal")
+    _, scores = trainer.finetune(jnp.asarray(masks, jnp.float32), steps, key, few=True)
     loss = np.nan_to_num(np.asarray(scores.loss), nan=np.inf)
     for number, index in enumerate(chosen):
         line = {

@@ -12,7 +12,14 @@ Everything here takes plain functions of `variables = {"params": ..., **state}`,
 a masked and a compact one are trained by the same code.
 """
 
-from jaxprune.training.fitting import History, Progress, finetune, finetune_many, fit
+from jaxprune.training.fitting import (
+    History,
+    Progress,
+    finetune,
+    finetune_each,
+    finetune_many,
+    fit,
+)
 from jaxprune.training.measuring import accuracy, scores
 from jaxprune.training.pretraining import pretrained
 from jaxprune.training.recipes import Recipe, default_recipe
@@ -25,6 +32,7 @@ __all__ = [
     "accuracy",
     "default_recipe",
     "finetune",
+    "finetune_each",
     "finetune_many",
     "fit",
     "make_trainer",

@@ -1,6 +1,6 @@
 """Fits the weights of one network, or of one network under each of many masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxprune import devices
+from jaxprune import devices, threads
 from jaxprune.data import Split
+from jaxprune.dependency import CompactNetwork
 from jaxprune.training.loop import Loop, Variables
 from jaxprune.training.recipes import Recipe
 
@@ -95,6 +96,38 @@ def finetune(
     `default_recipe(model, dataset, phase="finetune")`. See `fit` for arguments, result and errors.
     """
     return fit(apply_train, variables, split, preprocess, recipe, key, progress=progress, mesh=mesh)
+
+
+def finetune_each(
+    networks: Sequence[CompactNetwork],
+    split: Split,
+    preprocess: Callable[[Array], Array],
+    recipe: Recipe,
+    key: Array,
+) -> list[Variables]:
+    """Fine-tunes several smaller networks, each from its own `params`, on the same batches.
+
+    Each is compiled for its own widths, which takes a while and then costs what is left of it; on a
+    CPU as many as there are cores are compiled and trained at once.
+
+    Args:
+        networks: What `compact` makes of a function that gives `(logits, state)`, as in `fit`.
+        split: The examples.
+        preprocess: Maps uint8 `[B, H, W, C]` to what the networks take.
+        recipe: How to fit.
+        key: A PRNG key, the same for all networks.
+
+    Returns:
+        The fitted variables of each, those that `finetune` would give.
+    """
+
+    def one(network: CompactNetwork) -> Variables:
+        fitted, _ = finetune(network, network.params, split, preprocess, recipe, key)
+        return jax.block_until_ready(fitted)
+
+    if jax.default_backend() != "cpu":
+        return [one(network) for network in networks]
+    return threads.each(one, networks)
 
 
 def finetune_many(

@@ -1,6 +1,7 @@
 """Training while a search goes on: candidates for a few steps, or the network with the policy."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +11,39 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxprune import costs, threads
 from jaxprune.data import Split
-from jaxprune.dependency import Structure, masked
-from jaxprune.evaluate import Scores, evaluate
+from jaxprune.dependency import CompactNetwork, Structure, compact, masked
+from jaxprune.evaluate import Scores, classified, evaluate
 from jaxprune.models import Network
 from jaxprune.problem import Material, Trainer
-from jaxprune.training.fitting import finetune_many, fit
+from jaxprune.training.fitting import finetune_each, finetune_many, fit
 from jaxprune.training.loop import Variables
 from jaxprune.training.recipes import Recipe
 
+COMPILING = 45_000_000_000
+"""Multiply-adds of training in the time that one layer's share of a training step takes to be
+compiled on a CPU."""
+
 MASKS_PER_STEP = 4
 """Candidates that share the examples of one step of the network that is trained with the policy."""
+
+
+def compiling_pays(structure: Structure, masks: Array, examples: int) -> bool:
+    """Whether smaller networks are predicted to be trained sooner, their compilation included.
+
+    On a CPU, if the work that is saved would take longer than compiling. A rule of counts alone, so
+    that a run always goes one way.
+
+    Args:
+        structure: The network's structure.
+        masks: The candidates, `[K, N]`.
+        examples: How many each is trained on.
+    """
+    kept = map(structure.unflatten, np.asarray(masks))
+    left = np.mean([costs.exact(structure, mask, "macs") for mask in kept])
+    saved = 3 * examples * (costs.dense(structure, "macs") - left)
+    return jax.default_backend() == "cpu" and bool(saved > COMPILING * len(structure.layers))
 
 
 def make_trainer(
@@ -60,8 +83,13 @@ def make_trainer(
     masked_train = masked(network.apply_train, structure)
     masked_scored = masked(scored, structure)
 
-    def finetune_candidates(masks: Array, steps: int, key: Array) -> tuple[Scores, Scores]:
+    def finetune_candidates(
+        masks: Array, steps: int, key: Array, *, few: bool = False
+    ) -> tuple[Scores, Scores]:
         part, recipe = _excerpt(split, finetune, steps, key)
+        examples = steps * min(recipe.batch_size, len(split.labels))
+        if few and mesh is None and compiling_pays(structure, masks, examples):
+            return finetune_smaller(masks, part, recipe, key)
         candidates = structure.unflatten(jnp.asarray(masks, jnp.float32))
         tuned = finetune_many(
             masked_train, variables, candidates, part, preprocess, recipe, key, mesh=mesh
@@ -70,6 +98,23 @@ def make_trainer(
             _score_each(masked_scored, tuned, candidates, *train),
             _score_each(masked_scored, tuned, candidates, *validation),
         )
+
+    def finetune_smaller(
+        masks: Array, part: Split, recipe: Recipe, key: Array
+    ) -> tuple[Scores, Scores]:
+        def smaller(function: Callable[..., Any]) -> list[CompactNetwork]:
+            kept = map(structure.unflatten, np.asarray(masks))
+            return [compact(function, structure, variables, mask) for mask in kept]
+
+        tuned = finetune_each(smaller(network.apply_train), part, preprocess, recipe, key)
+
+        def both(pair: tuple[CompactNetwork, Variables]) -> tuple[Scores, Scores]:
+            score = jax.jit(functools.partial(_score, pair[0]))
+            return score(pair[1], *train), score(pair[1], *validation)
+
+        found = threads.each(both, list(zip(smaller(scored), tuned, strict=True)))
+        of_train, of_validation = zip(*found, strict=True)
+        return _stacked(of_train), _stacked(of_validation)
 
     def train_shared(weights: Variables, masks: Array, steps: int, key: Array) -> Variables:
         choice_key, key = jax.random.split(key)
@@ -161,3 +206,13 @@ def _score_each(
 
     columns = zip(*(one(k) for k in range(count)), strict=True)
     return Scores(*(jnp.concatenate(list(column)) for column in columns))
+
+
+def _score(apply: Callable[..., Array], variables: Variables, x: Array, y: Array) -> Scores:
+    """The scores of one network, [] each."""
+    return classified(apply(variables, x), y)
+
+
+def _stacked(scores: Sequence[Scores]) -> Scores:
+    """The scores of several networks, [K] each."""
+    return Scores(*map(jnp.stack, zip(*scores, strict=True)))

@@ -1,7 +1,7 @@
-"""Work that is divided among threads.
+"""Work of a CPU that is divided among threads.
 
-Small pieces of a network leave cores idle when they are computed one after another, each on all
-cores: XLA divides a small product badly, and Python takes its time between two of them.
+Small networks, and pieces of networks, leave cores idle when they are computed one after another,
+each on all cores: XLA divides a small product badly, and a convolution of a large map not at all.
 """
 
 import functools
@@ -47,3 +47,12 @@ def each_part(
     """What a function makes of parts of the jobs, each in a thread: as many as there are cores."""
     parts = divided(work, jobs, min(devices.cores(), MOST))
     return map(function, parts) if len(parts) == 1 else _pool().map(function, parts)
+
+
+def each(function: Callable[[J], R], jobs: Sequence[J]) -> list[R]:
+    """What a function makes of each job, as many at once as there are cores; for long jobs."""
+    count = min(devices.cores(), MOST, len(jobs))
+    if count < 2:
+        return list(map(function, jobs))
+    with ThreadPoolExecutor(count, thread_name_prefix="jaxprune") as pool:
+        return list(pool.map(function, jobs))

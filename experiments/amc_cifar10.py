@@ -1,0 +1,161 @@
+"""AMC's and CACP's networks on CIFAR-10: ratios learnt by three agents, beside simple pruning.
+
+    python experiments/amc_cifar10.py --runs /tmp/runs                        # all rows, the page
+    python experiments/amc_cifar10.py --runs /tmp/runs --rows resnet20        # those for a CPU
+    python experiments/amc_cifar10.py                                         # the page alone
+
+AMC (He et al., ECCV 2018) holds ResNet-56 to half of its multiply-adds, CACP (Liu et al., 2021)
+VGG-16 and ResNet-18 to 30 %. Here `amc`, `acnn` and, where its paper has a row, `cacp` do, with the
+command's training and fine-tuning; uniform and global magnitude pruning and random pruning come
+with every run. A row of these takes a GPU. ResNet-20 on 10,000 images, trained for 30 epochs, shows
+AMC's half of the multiply-adds on two cores: it is weaker than a published one would be, and its
+losses are to be compared with each other alone. Writes `experiments/results/amc_cifar10.md`.
+"""
+
+from typing import NamedTuple
+
+from rows import NOT_RUN, RESULTS, Row, devices, main, parser, read, spread, table
+
+OUT = RESULTS / "amc_cifar10"
+SEEDS = (0, 1, 2)
+
+
+class Case(NamedTuple):
+    """A network and a budget.
+
+    Attributes:
+        model: as the command knows it.
+        left: multiply-adds that may be left, in percent.
+        methods: what is run.
+        options: more of the command's.
+        published: (method, dense accuracy, accuracy before fine-tuning, after it) in percent, None
+            where it is not given.
+    """
+
+    model: str
+    left: int
+    methods: tuple[str, ...]
+    options: tuple[str, ...]
+    published: tuple[tuple[str, float, float | None, float], ...]
+
+
+CASES = (
+    Case(
+        "resnet56",
+        50,
+        ("amc", "acnn"),
+        (),
+        (
+            ("uniform", 92.8, 87.4, 89.8),
+            ("deep, by hand", 92.8, 88.4, 91.5),
+            ("amc", 92.8, 90.1, 91.9),
+        ),
+    ),
+    Case("vgg16", 30, ("cacp", "amc", "acnn"), (), (("cacp", 93.02, None, 92.89),)),
+    Case("resnet18", 30, ("cacp", "amc", "acnn"), (), (("cacp", 93.02, None, 92.03),)),
+    Case(
+        "resnet20",
+        50,
+        ("amc", "acnn"),
+        ("--examples", "10000", "--pretrain-epochs", "30", "--finetune-epochs", "8"),
+        (),
+    ),
+)
+BASELINES = ("uniform_l1", "global_l1", "random")
+
+
+def row(case: Case, method: str, seed: int) -> Row:
+    """The run of a method with one seed."""
+    words = (
+        *("--method", method, "--model", case.model, "--dataset", "cifar10", "--cost", "macs"),
+        *("--budget", f"{case.left / 100:g}", "--seed", str(seed), *case.options),
+    )
+    return Row(f"{case.model}-{case.left}-{method}-{seed}", words, curves=True)
+
+
+def measured(case: Case, method: str) -> list[str]:
+    """The line of a method, or of what the first method's runs compare it with."""
+    run = case.methods[0] if method in BASELINES else method
+    results = [found for seed in SEEDS if (found := read(row(case, run, seed), OUT))]
+    name = f"{case.model}, {case.left} %: {method}"
+    if not results:
+        return [name, "0", *[NOT_RUN] * (len(HEADER) - 2)]
+    pairs = [
+        (one["dense"], one["baselines"][method] if method in BASELINES else one["pruned"])
+        for one in results
+    ]
+    return [
+        name,
+        str(len(results)),
+        spread(100 * dense["test_accuracy"] for dense, _ in pairs),
+        spread(100 * small["test_accuracy_before_finetuning"] for _, small in pairs),
+        spread(100 * small["test_accuracy"] for _, small in pairs),
+        spread(100 * (small["test_accuracy"] - dense["test_accuracy"]) for dense, small in pairs),
+        spread(100 * small["macs"] / dense["macs"] for dense, small in pairs),
+        spread(100 * small["params"] / dense["params"] for dense, small in pairs),
+    ]
+
+
+HEADER = (
+    "network, multiply-adds allowed: method",
+    "seeds",
+    "dense",
+    "before fine-tuning",
+    "pruned",
+    "change",
+    "multiply-adds left, %",
+    "parameters left, %",
+)
+
+
+def published(case: Case) -> list[list[str]]:
+    """The lines of the papers."""
+    return [
+        [
+            f"{case.model}, {case.left} %: {method}, published",
+            "",
+            f"{dense:g}",
+            "" if before is None else f"{before:g}",
+            f"{after:g}",
+            f"{after - dense:+.2f}",
+            "",
+            "",
+        ]
+        for method, dense, before, after in case.published
+    ]
+
+
+def lines(case: Case) -> list[list[str]]:
+    """A network's published lines, then what was measured here."""
+    return published(case) + [measured(case, method) for method in (*case.methods, *BASELINES)]
+
+
+def text(rows: list[Row]) -> str:
+    """The page."""
+    return "\n".join(
+        [
+            "# AMC and CACP on CIFAR-10",
+            "",
+            "Test accuracy in percent; mean and sample deviation over the seeds that were run.",
+            "AMC's published lines are from its paper's table (before fine-tuning: test accuracy),",
+            "CACP's as the CRL paper quotes them: with 30 % of the parameters, which look like its",
+            "30 % of the multiply-adds. ResNet-20 saw 10,000 images alone, for 30 epochs.",
+            f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
+            "`python experiments/amc_cifar10.py`; every row's command is in its file.",
+            "",
+            table(HEADER, [line for case in CASES for line in lines(case)]),
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    options = parser(__doc__).parse_args()
+    all_rows = [
+        row(case, method, seed) for seed in SEEDS for case in CASES for method in case.methods
+    ]
+    main(all_rows, OUT, options)
+    if not options.list:
+        page = text(all_rows)
+        print(page)
+        (RESULTS / "amc_cifar10.md").write_text(page)
