@@ -12,6 +12,7 @@ global magnitude pruning and random pruning come with every run. Beside each row
 paper prints. Writes `experiments/results/acnn_tables.md` and a picture of the curves.
 """
 
+from itertools import pairwise
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -220,7 +221,23 @@ QUOTED = (
 )
 
 
-def verdict(case: str) -> str:
+def passes(points: list[tuple[float, float]], loss: float) -> float | None:
+    """The NCR at which a curve passes a loss, on straight lines between its points.
+
+    Args:
+        points: (NCR, loss), in the order of the NCRs.
+        loss: the loss.
+
+    Returns:
+        Where the curve first rises above the loss; None if it does not, or begins above it.
+    """
+    for (low, below), (high, above) in pairwise(points):
+        if below <= loss < above:
+            return low + (high - low) * (loss - below) / (above - below)
+    return None
+
+
+def verdict(case: str, seeds: tuple[int, ...]) -> str:
     """How ACNN's loss here compares with the paper's, and who has the lowest."""
     ncr, paper = paper_ncr(case), CASES[case].quoted["acnn"].loss
     losses = {
@@ -236,6 +253,9 @@ def verdict(case: str) -> str:
                 f"ACNN in the order of {order} loses {losses[method]:.2f} points, "
                 f"{reached} half of the {paper:.2f} in the paper."
             )
+            where = passes(curve(case, method, seeds), paper / 2)
+            if where is not None:
+                lines.append(f"Its curve below passes {paper / 2:.2f} at NCR {where:.1f}.")
     if not lines:
         return f"ACNN: {NOT_RUN}."
     lowest = min(losses, key=lambda method: losses[method])
@@ -348,7 +368,7 @@ def page(seeds: tuple[int, ...]) -> str:
             f"## {case.title} ({case.tables})",
             "",
             dense(name),
-            verdict(name),
+            verdict(name, seeds),
             "",
             table(MEASURED, [measured(name, method) for method in (*METHODS, *BASELINES)]),
             "",

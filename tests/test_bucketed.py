@@ -16,7 +16,6 @@ from jaxprune.bucketed import Evaluator, Remembering, evaluator, pays, widths
 from jaxprune.bucketed.partial_sums import PartialSums
 from jaxprune.bucketed.stages import Product, run, stages
 from jaxprune.evaluate import Scores, evaluate
-from jaxprune.threads import divided
 from marks import slow_if_in
 
 # name, image, examples, prune inputs, batch statistics
@@ -222,16 +221,6 @@ def test_what_is_remembered_is_not_scored_again():
     np.testing.assert_array_equal(asked[1], [three])
     assert remembering(three).loss == 1
     assert len(asked) == 2
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40), st.integers(1, 9))
-def test_jobs_are_divided_evenly_in_their_order(amounts, count):
-    parts = divided(float, amounts, count)
-    assert [job for part in parts for job in part] == amounts
-    assert 1 <= len(parts) <= count
-    assert all(parts)
-    assert max(map(sum, parts)) <= sum(amounts) / count + max(amounts) + 1e-3
 
 
 def test_equal_candidates_are_computed_once_and_score_the_same(lenet):

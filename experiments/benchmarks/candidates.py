@@ -51,7 +51,7 @@ Case = tuple[tuple[int, int, int], int, int]
 
 CASES: dict[str, list[Case]] = {
     "lenet300": [((28, 28, 1), 1000, 16), ((28, 28, 1), 10_000, 16)],
-    "vgg16": [((32, 32, 3), 256, 4)],
+    "vgg16": [((32, 32, 3), 256, 8)],
 }
 REMOVED = (0.0, 0.8, 0.9)
 DEVIATION = 0.1

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxprune import threads
 from jaxprune.bucketed.candidates import Candidate, Choices, read
 from jaxprune.bucketed.operands import work
 from jaxprune.bucketed.plans import Plan, Planner
@@ -23,7 +24,6 @@ from jaxprune.bucketed.stages import Stages, run, stages
 from jaxprune.dependency import Structure, masked
 from jaxprune.dependency.joints import slots
 from jaxprune.evaluate import Scores, evaluate
-from jaxprune.threads import each_part
 
 SEARCHING = 40_000_000
 COMPILING = 2_000_000_000
@@ -129,7 +129,7 @@ class Evaluator:
         planner = Planner(staged, self._slots, inputs, y)
         self._score = planner.score
         (everything,) = self._read(np.ones((1, structure.num_channels), np.float32))
-        self._separate = planner.separate()
+        self._separate = planner.separate(everything)
         self._shared = planner.shared(self._groups, everything)
 
     def __call__(self, masks: Any) -> Scores:
@@ -157,45 +157,47 @@ class Evaluator:
     ) -> dict[int, Array]:
         """The scores of some of the candidates, [2] each."""
         order = sorted(some, key=lambda k: candidates[k].key)
+        families = self._families(plan, candidates, order)
+        # The longest first, so that all threads end at about the same time.
+        families.sort(key=lambda family: -sum(job.amount for job in family))
         scores: dict[int, Array] = {}
-        follow = functools.partial(self._follow, plan)
-        for found in each_part(follow, _amount, self._jobs(plan, candidates, order)):
+        for found in threads.each(functools.partial(self._follow, plan), families):
             scores |= found
         return scores
 
-    def _jobs(
+    def _families(
         self, plan: Plan, candidates: Sequence[Candidate], order: Sequence[int]
-    ) -> list["_Job"]:
-        """What is to be done for candidates, one after another."""
-        jobs = []
+    ) -> list[list["_Job"]]:
+        """What is to be done, one list for candidates that have something in common."""
+        families: list[list[_Job]] = []
         common = [False] * len(plan.chains)
         for k, following in zip(order, [*order[1:], None], strict=True):
             one, then = candidates[k], None if following is None else candidates[following]
             ahead = [then is not None and one.agrees(then, chain.needs) for chain in plan.chains]
             at = Positions(self.staged, self._slots, one.selections, plan.layouts)
             new = [chain for chain, known in zip(plan.chains, common, strict=True) if not known]
-            amount = 1.0 + sum(work(part.piece, at) for chain in new for part in chain.parts)
-            jobs.append(_Job(k, one, at, ahead, amount))
+            amount = sum(work(part.piece, at) for chain in new for part in chain.parts)
+            if not any(common):
+                families.append([])
+            families[-1].append(_Job(k, one, at, ahead, amount))
             common = ahead
-        return jobs
+        return families
 
     def _follow(self, plan: Plan, jobs: Sequence["_Job"]) -> dict[int, Array]:
         """Does what is to be done; does not wait for the results."""
         values = dict(plan.given)
-        nothing = [False] * len(plan.chains)
-        common = nothing  # what this candidate has in common with the last one
+        common = [False] * len(plan.chains)  # what this candidate has in common with the last one
         scores: dict[int, Array] = {}
         for job in jobs:
-            ahead = nothing if job is jobs[-1] else job.ahead
             for chain, known in zip(plan.chains, common, strict=True):
                 if known:
                     continue
                 plan.evaluate(chain, job.candidate, job.at, values)
                 for value in chain.done:
-                    if not ahead[plan.made_by[value]]:
+                    if not job.ahead[plan.made_by[value]]:
                         del values[value]
             scores[job.number] = values[self._score]
-            common = ahead
+            common = job.ahead
         return scores
 
 
@@ -215,7 +217,3 @@ class _Job(NamedTuple):
     at: Positions
     ahead: list[bool]
     amount: float
-
-
-def _amount(job: _Job) -> float:
-    return job.amount

@@ -104,9 +104,9 @@ class Planner:
         self._pieces = (*staged.pieces, score)
         self._given = dict(zip((*staged.inputs, labels), (*inputs, jnp.asarray(y)), strict=True))
 
-    def separate(self) -> Plan:
-        """How any candidate can be computed by itself."""
-        return self._plan(self._given, 0, {})
+    def separate(self, everything: Candidate) -> Plan:
+        """How any candidate can be computed by itself; `everything` keeps all channels."""
+        return self._plan(self._given, 0, {}, everything)
 
     def shared(self, groups: Sequence[Choices], everything: Candidate) -> Plan | None:
         """How candidates share the first product; None if they cannot, or if it does not pay.
@@ -137,13 +137,13 @@ class Planner:
         if not piece.summed:
             kernel = taken(piece.known, [(place.axis, layout) for place in piece.known.places])
             (values[piece.result],) = run(piece.code, (), [values[piece.data]], [kernel])
-            return self._plan(values, number + 1, {group: layout})
+            return self._plan(values, number + 1, {group: layout}, everything)
         source = self.staged.patterns[piece.summed[0].pattern].alone
         assert source is not None
         order = groups[source].order
         assert order is not None
         sums = PartialSums(piece, values[piece.data], order, layout)
-        return self._plan(values, number, {group: layout}, sums, source)
+        return self._plan(values, number, {group: layout}, everything, sums, source)
 
     def _goes_on(self, piece: Product, groups: Sequence[Choices]) -> bool:
         """Whether a product can go on from a sum over the most important channels."""
@@ -169,6 +169,7 @@ class Planner:
         given: dict[int, Array],
         start: int,
         layouts: Mapping[int, np.ndarray | None],
+        everything: Candidate,
         sums: PartialSums | None = None,
         source: int = -1,
     ) -> Plan:
@@ -178,8 +179,17 @@ class Planner:
             parts[0] = parts[0]._replace(code=sums.code, reads=(_BLOCK, _BEFORE))
         same = self.staged.held | set(layouts)
         found = chains(self.staged, parts, [*given, _BLOCK, _BEFORE], self.score, same)
-        made_by = {value: number for number, chain in enumerate(found) for value in chain.makes}
-        return Plan(given, found, made_by, layouts, sums, source, parts[0].piece)
+        plan = Plan(dict(given), (), {}, layouts, sums, source, parts[0].piece)
+        at = Positions(self.staged, self._slots, everything.selections, layouts)
+        count = next((i for i, chain in enumerate(found) if chain.needs), len(found))
+        for chain in found[:count]:  # what depends on no mask
+            plan.evaluate(chain, everything, at, plan.given)
+        later = tuple(
+            chain._replace(done=tuple(value for value in chain.done if value not in plan.given))
+            for chain in found[count:]
+        )
+        made_by = {value: number for number, chain in enumerate(later) for value in chain.makes}
+        return plan._replace(chains=later, made_by=made_by)
 
 
 def _score(sizes: Any, data: list[Array], known: Any, masks: Any) -> list[Array]:

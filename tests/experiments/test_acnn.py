@@ -163,17 +163,25 @@ def test_baselines_are_taken_from_the_run_that_has_them(tables):
     assert point.after == pytest.approx(1.5)
 
 
+def test_a_curve_passes_a_loss_on_a_straight_line():
+    curve = [(2.0, -0.5), (4.0, 0.5), (6.0, 1.5)]
+    assert acnn_tables.passes(curve, 0.0) == 3.0
+    assert acnn_tables.passes(curve, 0.75) == 4.5
+    assert acnn_tables.passes(curve, 1.5) is None
+    assert acnn_tables.passes(curve, -1.0) is None
+
+
 def test_the_verdict_names_the_lowest_and_compares_with_half_of_the_papers(tables):
     ncr = acnn_tables.paper_ncr("mnist")
-    assert acnn_tables.verdict("mnist") == "ACNN: not run."
+    assert acnn_tables.verdict("mnist", (0,)) == "ACNN: not run."
     keep(acnn_tables.row("mnist", "baselines", ncr, 0), tables, result())
     keep(acnn_tables.row("mnist", "acnn", ncr, 0), tables, result(accuracy=0.97))
-    verdict = acnn_tables.verdict("mnist")
+    verdict = acnn_tables.verdict("mnist", (0,))
     assert "order of L1 norm loses 1.00 points, more than half of the 0.20" in verdict
     assert "uniform_l1 loses least, 0.50" in verdict
     best = acnn_tables.row("mnist", "acnn_reconstruction", ncr, 0)
     keep(best, tables, result(accuracy=0.979))
-    verdict = acnn_tables.verdict("mnist")
+    verdict = acnn_tables.verdict("mnist", (0,))
     assert "order of reconstruction loses 0.10 points, at most half of the 0.20" in verdict
     assert "acnn_reconstruction loses least" in verdict
 
