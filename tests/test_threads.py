@@ -1,6 +1,7 @@
 """Jobs in threads."""
 
 import threading
+import time
 
 import pytest
 
@@ -30,3 +31,26 @@ def test_an_error_reaches_the_caller(monkeypatch):
     monkeypatch.setattr(devices, "cores", lambda: 2)
     with pytest.raises(ZeroDivisionError):
         threads.each(lambda job: 1 / job, [1, 0, 2])
+
+
+def test_a_job_that_fails_ends_the_others(monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    begun, ended = threading.Event(), []
+
+    def job(number):
+        if number == 0:
+            begun.wait(timeout=20)
+            raise KeyError(number)
+        begun.set()
+        for _ in range(4000):
+            threads.go_on()
+            time.sleep(0.005)
+        ended.append(number)
+
+    started = time.monotonic()
+    with pytest.raises(KeyError):
+        threads.each(job, range(6))
+    assert time.monotonic() - started < 10
+    assert not ended
+    threads.go_on()  # nothing is abandoned any more
+    assert threads.each(lambda _: threads.go_on(), range(3)) == [None] * 3

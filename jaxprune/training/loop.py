@@ -15,7 +15,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxprune import devices
+from jaxprune import devices, threads
 from jaxprune.data import Split, augment
 from jaxprune.lowering import lower
 from jaxprune.training.arguments import as_argument
@@ -116,6 +116,7 @@ class Loop:
         Returns:
             The state after the epoch and its metrics.
         """
+        threads.go_on()
         stepwise = jax.default_backend() == "cpu" and _has_convolutions(state, batched)
         return (_epoch_by_steps if stepwise else _epoch)(
             self._functions,
@@ -153,6 +154,7 @@ def _epoch_by_steps(functions, state, extra, examples, key, *, plan: _Plan, batc
     shape = jnp.shape(jax.tree.leaves(extra)[0])[:1] if batched else ()
     carry = state, Metrics(jnp.zeros(shape), jnp.zeros(shape))
     for number in range(plan.steps):
+        threads.go_on()
         carry = _numbered_step(
             functions, carry, extra, examples, indices, keys, number, plan=plan, batched=batched
         )
