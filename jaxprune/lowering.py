@@ -3,7 +3,9 @@
 On a CPU, XLA convolves a map that is smaller than the kernel many times slower than a larger one
 (`experiments/results/small_maps_cpu.md`): the 2 x 2 maps at the end of a VGG on 32 x 32 images take
 most of its time. `lower` turns each such convolution into one matrix product for each position of
-the kernel. They multiply nothing by padding, and their derivatives are matrix products too.
+the kernel. They multiply nothing by padding, and their derivatives are matrix products too. So it
+does with kernels of a single position: XLA computes these as fast as products, but not the
+derivatives with respect to their weights (`experiments/results/small_maps_cpu.md`).
 """
 
 import functools
@@ -26,7 +28,8 @@ MOST_PRODUCTS = 49
 def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[..., Any]:
     """A function that computes the same, without the operations that the device is slow at.
 
-    Convolutions of small maps become matrix products, max-pooling becomes comparisons of slices.
+    Convolutions of small maps, and those with kernels of one position, become matrix products,
+    max-pooling becomes comparisons of slices.
     Results differ from `fn` in the order of float sums alone. Works under `jit`, `vmap`, `grad`
     and the like, and enters functions that `fn` calls through `jit`, `scan` and `checkpoint`;
     what is inside other calls, such as custom derivatives, stays as it is.
@@ -135,7 +138,7 @@ def _has_slow(jaxpr: Jaxpr) -> bool:
 
 
 def _is_slow_convolution(eqn: JaxprEqn) -> bool:
-    """Whether it is an ordinary convolution to a map that is smaller than the kernel."""
+    """Whether it is an ordinary one of one position, or to a map smaller than the kernel."""
     if eqn.primitive.name != "conv_general_dilated":
         return False
     params = eqn.params
@@ -150,6 +153,8 @@ def _is_slow_convolution(eqn: JaxprEqn) -> bool:
         dilation * (size - 1) + 1
         for size, dilation in zip(kernel, params["rhs_dilation"], strict=True)
     ]
+    if math.prod(kernel) == 1:
+        return True
     small = all(size < span for size, span in zip(outputs, spans, strict=True))
     return small and math.prod(kernel) <= MOST_PRODUCTS
 
@@ -209,7 +214,7 @@ def by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
         for size, stride, dilation, (before, _), inputs, outputs in dimensions
     ]
     order = (output_spec[0], *output_spec[2:], output_spec[1])
-    total = jnp.zeros([output.shape[axis] for axis in order], output.dtype)  # [B, *outputs, D]
+    parts = []
     for position in itertools.product(*map(range, kernel.shape[:-2])):
         here = [places[place] for places, place in zip(meetings, position, strict=True)]
         met = [meeting for meeting in here if meeting is not None]
@@ -222,7 +227,10 @@ def by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
             precision=params["precision"],
             preferred_element_type=output.dtype,
         )
-        total += jnp.pad(product, [(0, 0), *(meeting.around for meeting in met), (0, 0)])
+        parts.append(jnp.pad(product, [(0, 0), *(meeting.around for meeting in met), (0, 0)]))
+    if not parts:
+        return jnp.zeros(output.shape, output.dtype)
+    total = functools.reduce(jnp.add, parts)  # [B, *outputs, D]
     return total.transpose([order.index(axis) for axis in range(total.ndim)])
 
 

@@ -3,7 +3,7 @@
     python experiments/benchmarks/small_maps.py [--repeats 7]
 
 Prints the milliseconds of a 3 x 3 convolution and of its gradient for square maps of several sizes,
-medians of calls that take turns, and writes `experiments/results/small_maps_<device>.md`. The ratio
+and of a 1 x 1 convolution for maps of usual size, medians of calls that take turns, and writes `experiments/results/small_maps_<device>.md`. The ratio
 stands for the forward pass and the gradient together.
 """
 
@@ -20,13 +20,16 @@ import jax.numpy as jnp
 from jaxprune import lowering
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-SIZES = (1, 2, 3, 4)
-CHANNELS = (32, 128, 512)
+CASES = [
+    *((3, size, channels) for size in (1, 2, 3, 4) for channels in (32, 128, 512)),
+    *((1, size, channels) for size, channels in ((8, 512), (16, 128), (32, 32))),
+]
+"""Positions of the kernel's side, positions of the map's, and channels before and after."""
 IMAGES = 64
 
 
 def convolve(x, kernel):
-    """A 3 x 3 convolution that keeps the map's size."""
+    """A convolution that keeps the map's size."""
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
@@ -49,10 +52,10 @@ def milliseconds(calls, repeats):
     return [1e3 * statistics.median(taken) for taken in seconds]
 
 
-def row(size, channels, repeats):
+def row(window, size, channels, repeats):
     """One line of the table."""
     x = jax.random.normal(jax.random.key(0), (IMAGES, size, size, channels))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, channels))
+    kernel = jax.random.normal(jax.random.key(1), (window, window, channels, channels))
 
     def both(function):
         forward = jax.jit(function)
@@ -61,7 +64,8 @@ def row(size, channels, repeats):
 
     times = milliseconds([*both(convolve), *both(as_products)], repeats)
     ratio = (times[0] + times[1]) / (times[2] + times[3])
-    cells = [f"{size} x {size}", str(channels), *(f"{ms:.2f}" for ms in times), f"{ratio:.1f}"]
+    sides = [f"{side} x {side}" for side in (window, size)]
+    cells = [*sides, str(channels), *(f"{ms:.2f}" for ms in times), f"{ratio:.1f}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -70,7 +74,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    rows = [row(size, channels, options.repeats) for size in SIZES for channels in CHANNELS]
+    rows = [row(*case, options.repeats) for case in CASES]
     command = " ".join(["python experiments/benchmarks/small_maps.py", *sys.argv[1:]])
     text = "\n".join(
         [
@@ -78,10 +82,11 @@ def main():
             "",
             f"`{command}`: {IMAGES} images, {jax.devices()[0].device_kind} {platform.machine()},",
             f"jax {jax.__version__}, Python {platform.python_version()}. Milliseconds, medians;",
-            "`jaxprune.lowering` takes the products where the map is smaller than the kernel.",
+            "`jaxprune.lowering` takes the products where the map is smaller than the kernel, and",
+            "where the kernel has one position.",
             "",
-            "| map | channels | XLA | XLA, gradient | products | products, gradient | ratio |",
-            "| --: | --: | --: | --: | --: | --: | --: |",
+            "| kernel | map | channels | XLA | XLA, gradient | products | products, gradient | ratio |",
+            "| --: | --: | --: | --: | --: | --: | --: | --: |",
             *rows,
             "",
         ]
