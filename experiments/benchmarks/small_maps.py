@@ -3,8 +3,9 @@
     python experiments/benchmarks/small_maps.py [--repeats 7]
 
 Prints the milliseconds of a 3 x 3 convolution and of its gradient for square maps of several sizes,
-and of a 1 x 1 convolution for maps of usual size, medians of calls that take turns, and writes `experiments/results/small_maps_<device>.md`. The ratio
-stands for the forward pass and the gradient together.
+and of a 1 x 1 convolution for maps of usual size, medians of calls that take turns, and writes
+`experiments/results/small_maps_<device>.md`. The ratio stands for the forward pass and the gradient
+together.
 """
 
 import argparse
@@ -85,7 +86,8 @@ def main():
             "`jaxprune.lowering` takes the products where the map is smaller than the kernel, and",
             "where the kernel has one position.",
             "",
-            "| kernel | map | channels | XLA | XLA, gradient | products | products, gradient | ratio |",
+            "| kernel | map | channels | XLA | XLA, gradient | products | products, gradient "
+            "| ratio |",
             "| --: | --: | --: | --: | --: | --: | --: | --: |",
             *rows,
             "",
