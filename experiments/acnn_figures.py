@@ -204,7 +204,7 @@ def density_picture() -> Figure | None:
     cases = [case for case, made in found.items() if made]
     if not cases:
         return None
-    figure = Figure(figsize=(1.2 + 2.8 * len(cases), 5.2), layout="constrained")
+    figure = Figure(figsize=(1.2 + 3.4 * len(cases), 5.2), layout="constrained")
     panels = figure.subplots(2, len(cases), squeeze=False)
     for column, case in enumerate(cases):
         made = found[case]

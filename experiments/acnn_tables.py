@@ -337,6 +337,7 @@ def _draw(axes: Axes, case: str, seeds: tuple[int, ...]) -> dict[str, Any]:
     axes.yaxis.set_major_locator(FixedLocator([-2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50]))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.axhline(0, color="#9aa5b1", lw=0.8)
+    axes.set_ylim(top=1.5 * axes.get_ylim()[1])  # no mark is cut by the edge
     axes.set_xlabel("neuron compression rate", fontsize=9)
     axes.set_ylabel("points lost", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
