@@ -136,7 +136,7 @@ if __name__ == "__main__":
                     HEADER, [line(name, training) for training in TRAININGS for name in PUBLISHED]
                 ),
                 "",
-                "The default training with as many neurons, before fine-tuning (the paper does none):",
+                "The default training with as many neurons, before fine-tuning:",
                 "",
                 *(f"- {distance(name)}" for name in PUBLISHED),
                 "",
