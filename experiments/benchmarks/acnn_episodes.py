@@ -1,4 +1,4 @@
-"""Episodes a second of the ACNN search, beside Algorithm 1 of its paper written in PyTorch.
+"""Episodes a second of the ACNN and AMC searches, beside their loops written in PyTorch.
 
     python experiments/benchmarks/acnn_episodes.py [--repeats 9] [--images 1024]
 
@@ -14,6 +14,10 @@ threshold; then the target networks, and the replay is cleared. Networks, observ
 actions, reward, images and numbers of minibatches are the same on both sides: the tool's default of
 minibatches, and the single pass that the paper prints. Before anything is timed, both must give the
 same accuracies, the same observations and the same bound on actions for the same masks.
+
+AMC's loop is that of its published code: the finished network alone is scored, and its error paid
+for every step; after each episode actor, critic and targets learn from as many minibatches of the
+replay, which keeps 100 episodes, as it had steps.
 
 The two take turns, with a pause before each, in which the other's threads come to rest; medians
 and quartiles are printed. The first rounds, in which most of the widths are compiled that occur,
@@ -41,11 +45,11 @@ import torch
 from torch.nn import functional
 
 from jaxprune import data, make_problem, models, trace, training
-from jaxprune.agents import acnn
+from jaxprune.agents import acnn, amc
 from jaxprune.agents.ddpg.config import Config
 from jaxprune.agents.ddpg.rollout import most_removed
 from jaxprune.envs import groups
-from jaxprune.envs.observations import observer
+from jaxprune.envs.observations import attributes, observer
 from jaxprune.envs.reach import least_removed
 from jaxprune.problem import Host, Problem, on_host
 
@@ -55,8 +59,6 @@ WARM = 20
 """Rounds before the timed ones."""
 PAUSE = 0.3
 """Seconds before each measurement."""
-PASSES = {"default": None, "one pass (Algorithm 1)": 1}
-"""{what it is called: minibatches of a round, None for the default}."""
 
 
 class Actor(torch.nn.Module):
@@ -102,11 +104,13 @@ class Network:
     Args:
         params: its parameters in Flax's form, one dense layer after the other.
         importance: of each neuron, the input's first, `[N]`.
+        table: what AMC sees of each layer whatever is removed, `[T, 8]`.
         x: the images it is scored on, `[B, D]`.
         y: their labels, `[B]`.
     """
 
-    def __init__(self, params, importance, x, y):
+    def __init__(self, params, importance, table, x, y):
+        self.attributes = table
         kernels = [np.array(layer["kernel"]) for layer in params.values()]
         # PyTorch copies kernels that are not contiguous on every call.
         self.weights = [torch.from_numpy(np.ascontiguousarray(kernel.T)) for kernel in kernels]
@@ -173,9 +177,13 @@ class Algorithm1:
         most: how many neurons each layer may lose.
     """
 
+    entries = 4
+    """Of an observation."""
+
     def __init__(self, config: Config, network: Network, allowed: int, most: list[int]):
         self.config, self.network, self.allowed, self.most = config, network, allowed, most
-        self.actor, self.critic = Actor(4, config.hidden), Critic(4, config.hidden)
+        self.actor = Actor(self.entries, config.hidden)
+        self.critic = Critic(self.entries, config.hidden)
         self.targets = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.optimizers = [
             torch.optim.Adam(self.actor.parameters(), lr=config.actor_rate),
@@ -190,6 +198,19 @@ class Algorithm1:
         later = sum(self.network.sizes[step + 1 :]) - sum(self.most[step + 1 :])
         return max(0, sum(widths[: step + 1]) + later - self.allowed)
 
+    def observe(self, step, widths, previous):
+        """What is seen before a step; `previous` is the part removed of the layer before."""
+        return self.network.observe(step, widths)
+
+    def decide(self, step, widths, seen):
+        """Prunes a layer; returns the action."""
+        size = self.network.sizes[step]
+        with torch.no_grad():
+            action = self.explore(float(self.actor(seen)))
+        removed = min(int(action * size + 0.5), self.most[step])
+        widths[step] = size - max(removed, self.least(step, widths))
+        return action
+
     def explore(self, action):
         """An action around the actor's, from a normal distribution truncated to [0, 1]."""
         while True:
@@ -200,17 +221,15 @@ class Algorithm1:
     def episode(self):
         """Prunes one network layer by layer, and adds its steps to the replay."""
         widths = list(self.network.sizes)
-        seen = self.network.observe(0, widths)
-        for step, size in enumerate(self.network.sizes):
+        seen = self.observe(0, widths, 0.0)
+        for step in range(len(widths)):
+            action = self.decide(step, widths, seen)
             with torch.no_grad():
-                action = self.explore(float(self.actor(seen)))
-                removed = min(int(action * size + 0.5), self.most[step])
-                widths[step] = size - max(removed, self.least(step, widths))
                 accuracy = self.network.accuracy(widths)
             reward = min(accuracy / (self.config.expected_accuracy * self.dense), 1)
             reward += self.config.beta * min(self.allowed / sum(widths), 1)
             last = step + 1 == len(widths)
-            following = self.network.observe(min(step + 1, len(widths) - 1), widths)
+            following = self.observe(min(step + 1, len(widths) - 1), widths, 0.0)
             self.replay.append((seen, action, reward, following, 0.0 if last else 1.0))
             seen = following
         self.sigma = max(self.sigma * self.config.sigma_decay, 1e-6)
@@ -234,6 +253,8 @@ class Algorithm1:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if self.config.shrinkage == 0:
+            return
         with torch.no_grad():
             for group in optimizer.param_groups:
                 for weight in group["params"]:
@@ -243,23 +264,90 @@ class Algorithm1:
         """Episodes one after the other until the replay is full, and the learning from it."""
         for _ in range(self.config.episodes):
             self.episode()
-        seen, actions, rewards, following, continues = zip(*self.replay, strict=True)
-        columns = (
+        columns = self.columns(self.replay)
+        count = self.config.updates * self.config.batch
+        order = torch.randperm(len(self.replay))[torch.arange(count) % len(self.replay)]
+        for places in order.split(self.config.batch):
+            self.learn([column[places] for column in columns])
+        self.follow()
+        self.replay.clear()
+
+    def columns(self, steps):
+        """Steps as arrays."""
+        seen, actions, rewards, following, continues = zip(*steps, strict=True)
+        return (
             torch.stack(seen),
             torch.tensor(actions),
             torch.tensor(rewards),
             torch.stack(following),
             torch.tensor(continues),
         )
-        count = self.config.updates * self.config.batch
-        order = torch.randperm(len(actions))[torch.arange(count) % len(actions)]
-        for places in order.split(self.config.batch):
-            self.learn([column[places] for column in columns])
+
+    def follow(self):
+        """Moves the target networks."""
         for target, source in zip(self.targets, (self.actor, self.critic), strict=True):
             with torch.no_grad():
                 for old, new in zip(target.parameters(), source.parameters(), strict=True):
                     old.lerp_(new, self.config.tau)
-        self.replay.clear()
+
+
+class Amc(Algorithm1):
+    """The loop of AMC's published code."""
+
+    entries = 10
+
+    def observe(self, step, widths, previous):
+        """AMC's state, as `jaxprune.envs.observations` says it."""
+        *static, rest = self.network.attributes[step].tolist()
+        reduced = 1 - sum(widths) / sum(self.network.sizes)
+        return torch.tensor([*static, reduced, rest, previous])
+
+    def episode(self):
+        """Prunes one network, adds its steps to the replay, and learns from that."""
+        widths = list(self.network.sizes)
+        seen, steps = self.observe(0, widths, 0.0), []
+        for step, size in enumerate(self.network.sizes):
+            action = self.decide(step, widths, seen)
+            last = step + 1 == len(widths)
+            following = self.observe(step if last else step + 1, widths, 1 - widths[step] / size)
+            steps.append((seen, action, following, 0.0 if last else 1.0))
+            seen = following
+        with torch.no_grad():
+            reward = self.network.accuracy(widths) - 1
+        self.replay += [(seen, action, reward, *others) for seen, action, *others in steps]
+        self.replay = self.replay[-self.config.replay * len(widths) :]
+        self.sigma = max(self.sigma * self.config.sigma_decay, 1e-6)
+        for _ in widths:
+            places = self.random.integers(len(self.replay), size=self.config.batch)
+            self.learn(self.columns([self.replay[place] for place in places]))
+            self.follow()
+
+    def round(self):
+        """Episodes one after the other."""
+        for _ in range(self.config.episodes):
+            self.episode()
+
+
+class Run(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        agent: the method's module.
+        config: its settings.
+        loop: its loop in PyTorch.
+    """
+
+    agent: Any
+    config: Config
+    loop: type[Algorithm1]
+
+
+RUNS = {
+    "default": Run(acnn, acnn.Config(warmup=0, replay=None), Algorithm1),
+    "one pass (Algorithm 1)": Run(acnn, acnn.Config(warmup=0, replay=None, updates=1), Algorithm1),
+    "AMC": Run(amc, amc.Config(warmup=0), Amc),
+}
+"""{what it is called: what is measured}."""
 
 
 class Posed(NamedTuple):
@@ -310,7 +398,7 @@ def check(problem, loop, tries=20):
     structure, network = problem.structure, loop.network
     sizes = tuple(group.size for group in structure.groups)
     rank = groups.rank(sizes, problem.importance)
-    observe = jax.jit(observer("acnn", structure, problem.cost))
+    observe = jax.jit(observer(loop.config.observation, structure, problem.cost))
     bound = jax.jit(
         lambda step, mask: least_removed(
             sizes,
@@ -331,8 +419,8 @@ def check(problem, loop, tries=20):
         # One image may lie between two classes, which another order of sums decides.
         assert abs(network.accuracy(widths) - ours) < 1.5 / len(network.y), (widths, ours)
         for step in range(len(sizes)):
-            seen = observe(jnp.int32(step), mask, jnp.float32(0), jnp.float32(0))
-            np.testing.assert_allclose(network.observe(step, widths), seen, rtol=1e-5)
+            seen = observe(jnp.int32(step), mask, jnp.float32(0.25), jnp.float32(0))
+            np.testing.assert_allclose(loop.observe(step, widths, 0.25), seen, rtol=1e-5)
             undone = mask * (structure.group_index < step) + (structure.group_index >= step)
             so_far = [
                 w if layer < step else s
@@ -342,20 +430,19 @@ def check(problem, loop, tries=20):
             assert least == int(bound(jnp.int32(step), undone)), (widths, step)
 
 
-def rounds(posed, updates, repeats):
+def rounds(posed, of, repeats):
     """Seconds of a round for both, every one a list of `repeats` measurements."""
-    problem = posed.anew()
-    config = acnn.Config(warmup=0, replay=None)
-    config = config if updates is None else dataclasses.replace(config, updates=updates)
-    network = Network(posed.params, np.asarray(problem.importance), *posed.train)
+    problem, config = posed.anew(), of.config
+    table = attributes(problem.structure)
+    network = Network(posed.params, np.asarray(problem.importance), table, *posed.train)
     allowed = int(problem.budget * sum(network.sizes) + 1e-6)
-    loop = Algorithm1(config, network, allowed, np.asarray(most_removed(config, problem)).tolist())
+    loop = of.loop(config, network, allowed, np.asarray(most_removed(config, problem)).tolist())
     check(problem, loop)
-    scored, anew = counted(config, posed.anew(), repeats)
-    state = acnn.init(config, problem, jax.random.PRNGKey(0))
+    scored, anew = counted(of, posed.anew(), repeats)
+    state = of.agent.init(config, problem, jax.random.PRNGKey(0))
     start = time.perf_counter()
     for _ in range(WARM):
-        state, _ = acnn.update(config, problem, state)
+        state, _ = of.agent.update(config, problem, state)
     compiled = time.perf_counter() - start
     loop.round()
     network.multiply_adds = 0
@@ -363,7 +450,7 @@ def rounds(posed, updates, repeats):
     for _ in range(repeats):
         time.sleep(PAUSE)
         start = time.perf_counter()
-        state, _ = acnn.update(config, problem, state)
+        state, _ = of.agent.update(config, problem, state)
         seconds["jaxprune"].append(time.perf_counter() - start)
         time.sleep(PAUSE)
         start = time.perf_counter()
@@ -371,7 +458,7 @@ def rounds(posed, updates, repeats):
         seconds["PyTorch"].append(time.perf_counter() - start)
     return {
         "episodes": config.episodes,
-        "minibatches": config.updates,
+        "minibatches": config.updates or config.episodes * len(network.sizes),
         "first_rounds_seconds": compiled,
         "networks": scored,
         "networks_anew": anew,
@@ -380,7 +467,7 @@ def rounds(posed, updates, repeats):
     }
 
 
-def counted(config, problem, repeats):
+def counted(of, problem, repeats):
     """Networks of the timed rounds, and those of them that no round before has scored."""
     known, counts = set(), []
 
@@ -391,9 +478,9 @@ def counted(config, problem, repeats):
         return problem.host.evaluate(masks)
 
     watched = problem._replace(host=problem.host._replace(evaluate=evaluate))
-    state = acnn.init(config, watched, jax.random.PRNGKey(0))
+    state = of.agent.init(of.config, watched, jax.random.PRNGKey(0))
     for _ in range(WARM + repeats):
-        state, _ = acnn.update(config, watched, state)
+        state, _ = of.agent.update(of.config, watched, state)
     return [sum(column) for column in zip(*counts[-repeats:], strict=True)]
 
 
@@ -454,13 +541,13 @@ def main():
     parser.add_argument("--images", type=int, default=1024)
     arguments = parser.parse_args()
     posed = pose(arguments.images)
-    results = {name: rounds(posed, updates, arguments.repeats) for name, updates in PASSES.items()}
+    results = {name: rounds(posed, of, arguments.repeats) for name, of in RUNS.items()}
     rate = fastest_rate(posed.params, posed.train)
     searched = whole_search(posed)
     about = {**measured.circumstances(), "images": arguments.images}
     compiled = ", ".join(f"{result['first_rounds_seconds']:.1f} s" for result in results.values())
     text = (
-        "# Episodes of ACNN\n\n"
+        "# Episodes of ACNN and AMC\n\n"
         f"{measured.in_words(about)} Each network is scored on {about['images']} images of MNIST."
         "\n\n"
         f"{table(results, rate)}\n\n"
@@ -468,9 +555,9 @@ def main():
         "rewards; it looks the others up. x PyTorch at most: if the smaller networks that\n"
         f"PyTorch scores were scored at the rate of one matrix product, {rate / 1e9:.0f} billion\n"
         f"multiply-adds a second, and all else took no time. The first {WARM} rounds, which\n"
-        f"compile, took {compiled}. A whole search of {searched['rounds']} rounds took "
-        f"{searched['first']:.1f} s with what was left to\n"
-        f"compile, and {searched['again']:.1f} s again, nothing of it known before.\n"
+        f"compile, took {compiled}. A whole search of ACNN,\n"
+        f"{searched['rounds']} rounds, took {searched['first']:.1f} s with what was left to "
+        f"compile, and {searched['again']:.1f} s again, nothing of\nit known before.\n"
     )
     measured.write(
         "acnn_episodes", text, about | {"rate": rate, "rounds": results, "search": searched}
