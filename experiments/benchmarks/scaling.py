@@ -90,17 +90,16 @@ def both_ways(posed: Drawn) -> Callable[[np.ndarray], dict[str, Callable[[], obj
     """What scores masks `[K, N]` at full width, and at their own widths."""
     apply, structure = posed.network.apply, posed.structure
     masked_apply = masked(apply, structure)
-    own_widths = evaluator(apply, structure, posed.variables, posed.x, posed.y)
+    scores = importance.l1(structure, posed.variables)
+    own_widths = evaluator(apply, structure, posed.variables, posed.x, posed.y, importance=scores)
 
     def calls(masks: np.ndarray) -> dict[str, Callable[[], object]]:
         on_device = structure.unflatten(jnp.asarray(masks))
-        # Candidates that are the same would be computed once.
-        parts = list(masks[:, None]) if masks.all() else [masks]
         return {
             "full width": lambda: np.asarray(
                 evaluate(masked_apply, posed.variables, on_device, posed.x, posed.y).loss
             ),
-            "own widths": lambda: [np.asarray(own_widths(part).loss) for part in parts],
+            "own widths": lambda: own_widths(masks).loss,
         }
 
     return calls
