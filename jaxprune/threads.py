@@ -48,8 +48,10 @@ def each(function: Callable[[J], R], jobs: Sequence[J]) -> list[R]:
         for future in futures:
             future.cancel()
         _abandoned.set()
-        wait(futures)
-        _abandoned.clear()
+        try:
+            wait(futures)
+        finally:
+            _abandoned.clear()
         raise
 
 
