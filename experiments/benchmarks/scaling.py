@@ -319,7 +319,7 @@ def page(about: dict[str, Any], results: dict[str, Any]) -> str:
         f"## Against the candidates in a call\n\nThey lack {100 * REMOVED:.0f} % of the "
         f"parameters.\n\n{table(results['number'], 'candidates', 'call')}\n\n"
         "## Against what is left\n\n"
-        f"Candidates in a call: {together}; where nothing is removed, one at own widths.\n\n"
+        f"Candidates in a call: {together}; the first lack one channel of each group.\n\n"
         f"{table(results['left'], 'part of the parameters left', 'candidate')}\n\n"
         f"## Against the size of the network\n\nMLPs of two layers of "
         f"{', '.join(map(str, WIDTHS))} neurons, {TOGETHER['lenet300']} candidates in a call\nthat "
