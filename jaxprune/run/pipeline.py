@@ -165,12 +165,15 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         kept = folder.load("search", like={"state": first, "seconds": 0.0})
         state, seconds = kept["state"], float(kept["seconds"])
     clock, seldom = _Clock(seconds), _Seldom()
+    since: list[float] = []  # seconds after which there were results; most compiles come first
 
     def keep(state: Any) -> None:
         folder.save("search", {"state": state, "seconds": clock.seconds()})
 
     def progress(state: Any, metrics: dict[str, Any]) -> None:
         folder.log("search", int(metrics["iteration"]), metrics)
+        if not since:
+            since.append(clock.seconds())
         if problem.traceable:
             seldom(functools.partial(keep, state))
         else:  # what was measured would not be measured alike again
@@ -196,7 +199,8 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
     if found.variables is not None:
         answer["variables"] = found.variables
     folder.save("answer", answer)
-    display.end(_found(problem, found.archive, clock.seconds()))
+    begun = f", the first after {since[0] - seconds:.1f} s" if since else ""
+    display.end(_found(problem, found.archive, clock.seconds()) + begun)
     return answer
 
 
