@@ -158,11 +158,11 @@ def make_problem(
       UserError: a budget is impossible or below what can be reached, a cost is unknown, or the
         network has nothing to prune.
     """
-    scores = importance.l1(structure, params)
     names = [cost] if isinstance(cost, str) or callable(cost) else list(cost)
     limits = [budget] if isinstance(budget, float | int | str) else list(budget)
     if len(names) != len(limits):
         raise UserError(f"{len(names)} costs need as many budgets, got {len(limits)}")
+    scores = importance.l1(structure, params)
     return assemble(
         structure,
         masked(apply, structure),
@@ -259,7 +259,8 @@ def on_host(
         @functools.cache
         def prepared() -> Callable[[Any], Scores]:
             found = bucketed.evaluator(apply, structure, params, *batch, importance=scores)
-            return bucketed.Remembering(found)
+            # At full width a score may depend on what else is scored: nothing is remembered then.
+            return bucketed.Remembering(found) if isinstance(found, bucketed.Evaluator) else found
 
         return lambda masks: prepared()(masks)
 

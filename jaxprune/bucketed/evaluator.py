@@ -50,8 +50,8 @@ def pays(structure: Structure, examples: int, *, few: bool = False) -> bool:
     """
     least = COMPILING if few else SEARCHING
     reading = {path for group in structure.groups for path in group.consumers}
-    work = examples * sum(layer.macs for layer in structure.layers if layer.path in reading)
-    return jax.default_backend() == "cpu" and work >= least * len(structure.layers)
+    needed = examples * sum(layer.macs for layer in structure.layers if layer.path in reading)
+    return jax.default_backend() == "cpu" and needed >= least * len(structure.layers)
 
 
 def evaluator(

@@ -158,9 +158,8 @@ class Planner:
         for piece in self._pieces[:number]:
             assert isinstance(piece, Rest)
             data = [values[value] for value in piece.reads]
-            results = run(
-                piece.code, of_rest(piece, at).sizes, data, [k.whole for k in piece.known]
-            )
+            sizes, known, masks = of_rest(piece, at)
+            results = run(piece.code, sizes, data, known, masks)
             values.update(zip(piece.makes, results, strict=True))
         return values
 

@@ -45,15 +45,14 @@ class Selection(NamedTuple):
 
 
 def select(mask: np.ndarray, *, whole: bool = False) -> Selection:
-    """The channels to compute for a mask [size]; all if `whole`."""
+    """The channels to compute for a mask [size]; all if `whole`.
+
+    They are those that it keeps, and as many others as make a size of the group.
+    """
     kept = np.flatnonzero(mask)
-    return some(mask, kept, len(mask) if whole else rounded(len(kept), len(mask)))
-
-
-def some(mask: np.ndarray, kept: np.ndarray, count: int) -> Selection:
-    """Given channels, and as many of those with a mask of zero as make `count` of them."""
+    count = len(mask) if whole else rounded(len(kept), len(mask))
     chosen = np.zeros(len(mask), bool)
     chosen[kept] = True
-    chosen[np.flatnonzero(mask == 0)[: max(0, count - len(kept))]] = True
+    chosen[np.flatnonzero(mask == 0)[: count - len(kept)]] = True
     there = np.flatnonzero(chosen)
     return Selection(mask, kept, there, len(there) == len(mask))
