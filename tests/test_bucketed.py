@@ -1,5 +1,6 @@
 """Candidates evaluated at their own widths score as those evaluated at full width."""
 
+import importlib
 import itertools
 
 import jax
@@ -17,6 +18,8 @@ from jaxprune.bucketed.partial_sums import PartialSums
 from jaxprune.bucketed.stages import Product, run, stages
 from jaxprune.evaluate import Scores, evaluate
 from marks import slow_if_in
+
+evaluator_module = importlib.import_module("jaxprune.bucketed.evaluator")
 
 # name, image, examples, prune inputs, batch statistics
 CASES = {
@@ -113,6 +116,51 @@ def test_a_residual_sum():
     check(scores(masks), at_full_width(residual, structure, params, masks, x, y))
 
 
+def test_a_batch_with_large_arrays_is_divided(lenet, monkeypatch):
+    """The scores are those of the whole; which examples are together does not matter."""
+    apply, structure, variables, x, y = lenet
+    masks = np.concatenate([by_order(structure, 3), random_masks(structure, 2)])
+    monkeypatch.setattr(evaluator_module, "LARGEST", len(y) * 300 * 4 // 3)
+    counts = set()
+    for examples in (len(y) - 1, len(y)):
+        expected = at_full_width(apply, structure, variables, masks, x[:examples], y[:examples])
+        scores = evaluator(
+            apply,
+            structure,
+            variables,
+            x[:examples],
+            y[:examples],
+            importance=importance_of(structure),
+        )
+        counts.add(len(scores._separate))
+        assert len(scores._shared) == len(scores._separate)
+        check(scores(masks), expected)
+    assert len(counts) == 2
+
+
+def test_a_batch_stays_whole_where_examples_depend_on_each_other(monkeypatch):
+    monkeypatch.setattr(evaluator_module, "LARGEST", 1)
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {"a": jax.random.normal(keys[0], (6, 5)), "b": jax.random.normal(keys[1], (5, 3))}
+    x, y = jax.random.normal(keys[2], (8, 6)), jnp.arange(8) % 3
+
+    def alone(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"]
+
+    def together(params, x):
+        hidden = x @ params["a"]
+        return jnp.tanh(hidden - hidden.mean(0)) @ params["b"]
+
+    for apply, count in ((alone, 8), (together, 1)):
+        structure = trace(apply, params, x)
+        masks = random_masks(structure, 4)
+        scores = evaluator(apply, structure, params, x, y)
+        assert len(scores._separate) == count
+        check(scores(masks), at_full_width(apply, structure, params, masks, x, y))
+    equal = jnp.broadcast_to(x[:1], x.shape)  # nothing can be learned from these
+    assert len(evaluator(alone, trace(alone, params, x), params, equal, y)._separate) == 1
+
+
 @pytest.mark.slow
 def test_soft_masks():
     apply, structure, variables, x, y = posed(*CASES["cnn-inputs"])
@@ -175,7 +223,7 @@ def test_masks_in_and_out_of_order_are_scored_together(lenet):
     masks[3, : structure.groups[0].size] *= 0.5
     masks = masks[[4, 0, 5, 3, 1, 6, 2]]
     scores = evaluator(apply, structure, variables, x, y, importance=importance_of(structure))
-    assert [scores._shared.suits(one) for one in scores._read(masks)] == [
+    assert [scores._shared[0].suits(one) for one in scores._read(masks)] == [
         *(False, True, True, False, True, False, True)  # the second random mask keeps everything
     ]
     check(scores(masks), at_full_width(apply, structure, variables, masks, x, y))
@@ -197,7 +245,8 @@ def test_partial_sums_are_products_with_the_first_channels(size):
     sums = PartialSums(piece, x, order, layout)
     assert sums.step == 16
     for count in range(size + 1):
-        data, before, rows = sums.before(count)
+        number, rows = sums.rows(count)
+        data, before = sums.before(number)
         (found,) = run(sums.code, (), [data, before], [rows])
         first = order[:count]
         expected = np.asarray(x)[:, first] @ np.asarray(params["a"])[first][:, layout]

@@ -25,10 +25,11 @@ installed. Writes `experiments/results/candidates_<device>.json` and `.md`.
 """
 
 import argparse
+import contextlib
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -334,6 +335,28 @@ def removal_seconds(drawn: Drawn, other: Beside, repeats: int) -> list[float]:
 
 # -------------------------------------------------------------------------------- what is measured
 
+PHASES = {
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "writing for XLA",
+    "/jax/core/compile/backend_compile_duration": "XLA",
+}
+
+
+@contextlib.contextmanager
+def compile_phases() -> Iterator[dict[str, float]]:
+    """The seconds that all threads together spend in each phase of compiling, meanwhile."""
+    seconds = dict.fromkeys(PHASES.values(), 0.0)
+
+    def add(event: str, duration: float, **_: Any) -> None:
+        if event in PHASES:
+            seconds[PHASES[event]] += duration
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(add)
+
 
 def our_ways(drawn: Drawn, own_widths: Callable[[Any], Any]) -> dict[str, Way]:
     """The ways of this package."""
@@ -363,10 +386,11 @@ def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: 
 
     run.clear_cache()
     many = MANY if removed else ROUND  # at one width nothing more is to be compiled
-    start = time.perf_counter()
-    for first in range(0, many, ROUND):
-        own_widths(masks[first : first + ROUND])
-    first_seconds = (time.perf_counter() - start) / many
+    with compile_phases() as phases:
+        start = time.perf_counter()
+        for first in range(0, many, ROUND):
+            own_widths(masks[first : first + ROUND])
+        first_seconds = (time.perf_counter() - start) / many
     programs = run._cache_size()
 
     other = beside(drawn)
@@ -403,6 +427,7 @@ def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: 
         "seconds_per_candidate": seconds,
         "first_seconds_per_candidate": first_seconds if removed else None,
         "programs": programs,
+        "compile_phases": phases,
         "torch_pruning_seconds_per_removal": removal_seconds(drawn, other, repeats),
         "torch_compile_seconds_per_network": compile_seconds,
     }
@@ -420,8 +445,8 @@ def table(results: Sequence[dict[str, Any]], peak: float) -> str:
     """
     lines = [
         "| network | images | parameters removed | way | candidates/s (quartiles) | x PyTorch "
-        f"| % of matrix product | x PyTorch, first {MANY} with compilation | programs compiled |",
-        "|---|--:|--:|---|--:|--:|--:|--:|--:|",
+        f"| % of matrix product | x PyTorch, first {MANY} with compilation |",
+        "|---|--:|--:|---|--:|--:|--:|--:|",
     ]
     for result in results:
         medians = {way: statistics.median(s) for way, s in result["seconds_per_candidate"].items()}
@@ -429,16 +454,14 @@ def table(results: Sequence[dict[str, Any]], peak: float) -> str:
             base = medians["PyTorch, the same few" if way == "torch.compile" else "PyTorch"]
             low, median, high = statistics.quantiles(seconds, n=4)
             share = result["multiply_adds_per_candidate"][way] / median / peak
-            first, programs = "", ""
-            if way == "own widths":
-                programs = str(result["programs"])
-                if result["first_seconds_per_candidate"]:
-                    first = f"{base / result['first_seconds_per_candidate']:.2f}"
+            first = ""
+            if way == "own widths" and result["first_seconds_per_candidate"]:
+                first = f"{base / result['first_seconds_per_candidate']:.2f}"
             ratio = "" if way == "PyTorch, the same few" else f"{base / median:.2f}"
             lines.append(
                 f"| {result['network']} | {result['images']:,} | {result['removed']:.3f} | {way} "
                 f"| {1 / median:.1f} ({1 / high:.1f} - {1 / low:.1f}) | {ratio} "
-                f"| {100 * share:.1f} | {first} | {programs} |"
+                f"| {100 * share:.1f} | {first} |"
             )
     return "\n".join(lines)
 
@@ -461,6 +484,29 @@ def preparation(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def compilation(results: Sequence[dict[str, Any]]) -> str:
+    """What is compiled for the first candidates at their own widths, as a table."""
+    lines = [
+        f"| network | images | parameters removed | programs | s longer, first {MANY} "
+        f"| {' | '.join(f'{phase}, s' for phase in PHASES.values())} | pays from |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for result in results:
+        first = result["first_seconds_per_candidate"]
+        if not first:
+            continue
+        medians = {way: statistics.median(s) for way, s in result["seconds_per_candidate"].items()}
+        own, base = medians["own widths"], medians["PyTorch"]
+        longer = MANY * (first - own)
+        even = f"{longer / (base - own):,.0f} candidates" if own < base else "never"
+        phases = " | ".join(f"{seconds:.1f}" for seconds in result["compile_phases"].values())
+        lines.append(
+            f"| {result['network']} | {result['images']:,} | {result['removed']:.3f} "
+            f"| {result['programs']} | {longer:.1f} | {phases} | {even} |"
+        )
+    return "\n".join(lines)
+
+
 def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) -> str:
     """The measurements as Markdown."""
     return (
@@ -473,12 +519,23 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "above 100 where what candidates have in common is computed but once.\n"
         f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
         "against PyTorch's median, which compiles nothing.\n\n"
+        "What is compiled for candidates at their own widths, nothing being kept from before:\n\n"
+        f"{compilation(results)}\n\n"
+        f"s longer: what the first {MANY} took longer than as many take later. The phases are\n"
+        "those of JAX's own record, sums over all threads, which compile at the same time. Pays\n"
+        "from: with so many candidates, compilation counted, PyTorch is overtaken. A convolution\n"
+        "is compiled for each pair of widths that occurs, and is a call of a library, so that\n"
+        "most of its time is what any program takes, however small. Tried without a gain: lower\n"
+        "levels of XLA's optimization, which these programs do not use; JAX's cache on disk for\n"
+        "programs as small as these; steps of width twice as large, which halve the programs, and\n"
+        f"are slower for the first {MANY} already.\n\n"
         "What is not counted above, but where it says so:\n\n"
         f"{preparation(results)}\n\n"
         "XLA's library for CPUs comes the less close to the matrix product, the fewer channels\n"
         "there are, and hardly divides a convolution of a large map among cores: with a candidate\n"
-        "for each core both matter less. On maps smaller than the kernel, sums of shifted matrix\n"
-        "products (`small_maps_cpu.md`) take its place.\n\n"
+        "for each core both matter less. On maps smaller than the kernel, products of matrices\n"
+        "(`small_maps_cpu.md`) take its place. A batch with arrays that caches do not hold is\n"
+        "divided (`jaxprune.bucketed.evaluator`).\n\n"
         f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"
         "from before. A removal copies the network, finds what depends on what, and removes.\n"
     )

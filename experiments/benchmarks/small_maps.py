@@ -4,7 +4,7 @@
 
 Prints the milliseconds of a 3 x 3 convolution and of its gradient for square maps of several sizes,
 and of a 1 x 1 convolution for maps of usual size, medians of calls that take turns, and writes
-`experiments/results/small_maps_<device>.md`. The ratio stands for the forward pass and the gradient
+`experiments/results/small_maps_<device>.md`. The ratios stand for the forward pass and the gradient
 together.
 """
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import lowering
+from jaxprune.lowering import convolutions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CASES = [
@@ -26,7 +27,7 @@ CASES = [
     *((1, size, channels) for size, channels in ((8, 512), (16, 128), (32, 32))),
 ]
 """Positions of the kernel's side, positions of the map's, and channels before and after."""
-IMAGES = 64
+IMAGES = (64, 256)
 
 
 def convolve(x, kernel):
@@ -41,6 +42,12 @@ def as_products(x, kernel):
     return lowering.by_positions(closed.eqns[0], x, kernel)
 
 
+def as_one_product(x, kernel):
+    """The same as one product with an unrolled kernel."""
+    closed = jax.make_jaxpr(convolve)(x, kernel)
+    return lowering.by_one_product(closed.eqns[0], x, kernel)
+
+
 def milliseconds(calls, repeats):
     """The median of each call; they take turns, and the first round is left out."""
     seconds = [[] for _ in calls]
@@ -53,9 +60,9 @@ def milliseconds(calls, repeats):
     return [1e3 * statistics.median(taken) for taken in seconds]
 
 
-def row(window, size, channels, repeats):
+def row(images, window, size, channels, repeats):
     """One line of the table."""
-    x = jax.random.normal(jax.random.key(0), (IMAGES, size, size, channels))
+    x = jax.random.normal(jax.random.key(0), (images, size, size, channels))
     kernel = jax.random.normal(jax.random.key(1), (window, window, channels, channels))
 
     def both(function):
@@ -63,11 +70,16 @@ def row(window, size, channels, repeats):
         gradient = jax.jit(jax.grad(lambda *args: jnp.square(function(*args)).sum(), (0, 1)))
         return lambda: forward(x, kernel), lambda: gradient(x, kernel)
 
-    times = milliseconds([*both(convolve), *both(as_products)], repeats)
-    ratio = (times[0] + times[1]) / (times[2] + times[3])
+    ways = [convolve, as_products]
+    if 2 * size <= window + 1:  # each output reads each input
+        ways.append(as_one_product)
+    times = milliseconds([call for way in ways for call in both(way)], repeats)
+    sums = [forward + gradient for forward, gradient in zip(times[::2], times[1::2], strict=True)]
     sides = [f"{side} x {side}" for side in (window, size)]
-    cells = [*sides, str(channels), *(f"{ms:.2f}" for ms in times), f"{ratio:.1f}"]
-    return f"| {' | '.join(cells)} |"
+    missing = [""] * (6 - len(times))
+    ratios = [f"{sums[0] / both:.1f}" for both in sums[1:]] + [""] * (3 - len(sums))
+    cells = [*sides, str(channels), *(f"{ms:.2f}" for ms in times), *missing, *ratios]
+    return f"| {images} | {' | '.join(cells)} |"
 
 
 def main():
@@ -75,20 +87,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    rows = [row(*case, options.repeats) for case in CASES]
+    rows = [row(images, *case, options.repeats) for images in IMAGES for case in CASES]
     command = " ".join(["python experiments/benchmarks/small_maps.py", *sys.argv[1:]])
     text = "\n".join(
         [
             "# Convolutions of small maps",
             "",
-            f"`{command}`: {IMAGES} images, {jax.devices()[0].device_kind} {platform.machine()},",
+            f"`{command}`: {jax.devices()[0].device_kind} {platform.machine()},",
             f"jax {jax.__version__}, Python {platform.python_version()}. Milliseconds, medians;",
-            "`jaxprune.lowering` takes the products where the map is smaller than the kernel, and",
-            "where the kernel has one position.",
+            "`jaxprune.lowering` takes products where maps are smaller than the kernel, and where",
+            "the kernel has one position. They are one for each position of the kernel; or one in",
+            "all with a kernel that is unrolled, where each output reads each input and there are",
+            f"fewer than {convolutions.ENTRIES_FOR_EACH:,} entries of it for each image.",
             "",
-            "| kernel | map | channels | XLA | XLA, gradient | products | products, gradient "
-            "| ratio |",
-            "| --: | --: | --: | --: | --: | --: | --: | --: |",
+            "| images | kernel | map | channels | XLA | gradient | products | gradient "
+            "| one product | gradient | XLA / products | XLA / one product |",
+            "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
             *rows,
             "",
         ]

@@ -18,18 +18,23 @@ from jax import Array
 from jaxprune import threads
 from jaxprune.bucketed.candidates import Candidate, Choices, read
 from jaxprune.bucketed.operands import work
-from jaxprune.bucketed.plans import Plan, Planner
+from jaxprune.bucketed.plans import Plan, Planner, Prepared
 from jaxprune.bucketed.positions import Positions
-from jaxprune.bucketed.stages import Stages, run, stages
+from jaxprune.bucketed.stages import Product, Stages, run, stages
 from jaxprune.dependency import Structure, masked
 from jaxprune.dependency.joints import slots
 from jaxprune.evaluate import Scores, evaluate
+from jaxprune.lowering import lower_known
 
 SEARCHING = 40_000_000
 COMPILING = 2_000_000_000
 """Multiply-adds in the time that the pieces of one layer take to be compiled, in all; and in a
 search's part of it for each of its candidates, of which there are about a thousand, at some twenty
 widths."""
+
+LARGEST = 2**24
+"""Bytes of an array above which a batch is divided: it would leave the caches before it is read,
+and the system takes long to hand out so much memory, each time again."""
 
 MOST_PROGRAMS = 4000
 """Compiled programs that are kept; each takes memory mappings, of which a process may have
@@ -79,10 +84,18 @@ def evaluator(
       point numbers are added. Masks may be any numbers. It is an `Evaluator`, or, if the network
       cannot be cut into stages, evaluates at full width.
     """
-    staged = stages(apply, structure, params, x)
+    known = lower_known(apply)
+    staged = stages(known, structure, params, x)
     if staged is not None:
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(x)]
-        return Evaluator(staged, structure, leaves, y, importance=importance)
+        leaves, form = jax.tree.flatten(jax.tree.map(jnp.asarray, x))
+        count = _batches(staged, apply, params, x, y)
+        if count == 1:
+            return Evaluator(staged, structure, [(leaves, y)], importance=importance)
+        columns = [jnp.split(leaf, count) for leaf in (*leaves, y)]
+        batches = [(inputs, labels) for *inputs, labels in zip(*columns, strict=True)]
+        staged = stages(known, structure, params, jax.tree.unflatten(form, batches[0][0]))
+        assert staged is not None
+        return Evaluator(staged, structure, batches, importance=importance)
     masked_apply = masked(apply, structure)
 
     def whole(masks: Any) -> Scores:
@@ -94,8 +107,37 @@ def evaluator(
     return whole
 
 
+def _batches(staged: Stages, apply: Callable[..., Array], params: Any, x: Any, y: Array) -> int:
+    """Into how many equal batches a batch is divided, so that no array is too large."""
+    products = (piece for piece in staged.pieces if isinstance(piece, Product))
+    largest = max((piece.size * piece.known.array.itemsize for piece in products), default=0)
+    examples = len(y)
+    least = min(-(-largest // LARGEST), examples)
+    fitting = range(least, min(4 * least, examples) + 1)
+    count = next((count for count in fitting if examples % count == 0), 1)
+    return count if count > 1 and _independent(apply, params, x, examples) else 1
+
+
+def _independent(apply: Callable[..., Array], params: Any, x: Any, examples: int) -> bool:
+    """Whether what a network computes for one example is the same beside any other one."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    if any(leaf.shape[:1] != (examples,) for leaf in leaves):
+        return False
+    differs = [(leaf != leaf[:1]).reshape(examples, -1).any(1) for leaf in leaves]
+    others = np.flatnonzero(np.any(differs, axis=0))
+    if not len(others):
+        return False
+    pairs = [jax.tree.map(lambda leaf, k=k: leaf[np.array([0, k])], x) for k in (0, others[0])]
+    quickly: dict[str, str | bool] = {
+        "xla_backend_optimization_level": "0"
+    }  # compiled: this runs but twice
+    program = jax.jit(apply).lower(params, pairs[0]).compile(compiler_options=quickly)
+    alone, beside = (program(params, pair)[0] for pair in pairs)
+    return bool((alone == beside).all())
+
+
 class Evaluator:
-    """Scores candidates on one batch.
+    """Scores candidates on one batch, which may be divided.
 
     What a candidate scores depends on its mask alone, bit for bit, and not on what is scored with
     it or was scored before.
@@ -103,8 +145,7 @@ class Evaluator:
     Args:
       staged: the network in pieces.
       structure: its structure.
-      inputs: its inputs.
-      y: the labels.
+      batches: its inputs and the labels, equally many each time.
       importance: as in `evaluator`.
     """
 
@@ -112,8 +153,7 @@ class Evaluator:
         self,
         staged: Stages,
         structure: Structure,
-        inputs: list[Array],
-        y: Array,
+        batches: Sequence[tuple[list[Array], Array]],
         *,
         importance: Any = None,
     ):
@@ -126,11 +166,12 @@ class Evaluator:
             parts = np.split(np.asarray(importance), self._ends[:-1])
             orders = [np.argsort(part, kind="stable")[::-1] for part in parts]
         self._groups = [Choices(order) for order in orders]
-        planner = Planner(staged, self._slots, inputs, y)
-        self._score = planner.score
+        planners = [Planner(staged, self._slots, x, y, len(batches)) for x, y in batches]
+        self._score = planners[0].score
         (everything,) = self._read(np.ones((1, structure.num_channels), np.float32))
-        self._separate = planner.separate(everything)
-        self._shared = planner.shared(self._groups, everything)
+        self._separate = [planner.separate(everything) for planner in planners]
+        shared = [planner.shared(self._groups, everything) for planner in planners]
+        self._shared = [plan for plan in shared if plan is not None]
 
     def __call__(self, masks: Any) -> Scores:
         """The scores of candidates, [..., N] with 0 = removed -> [...]."""
@@ -140,28 +181,28 @@ class Evaluator:
             run.clear_cache()  # type: ignore[attr-defined]
         suited: dict[bool, list[int]] = {True: [], False: []}
         for k, one in enumerate(candidates):
-            suited[self._shared is not None and self._shared.suits(one)].append(k)
-        scores: dict[int, Array] = {}
-        for plan, some in ((self._shared, suited[True]), (self._separate, suited[False])):
-            if plan is not None and some:
-                scores |= self._run(plan, candidates, some)
-        found: Any = np.stack(jax.device_get([scores[k] for k in range(len(candidates))]))
-        loss, accuracy = (column.reshape(masks.shape[:-1]) for column in found.T)
+            suited[any(plan.suits(one) for plan in self._shared[:1])].append(k)
+        scores: dict[int, list[Array]] = {}
+        for plans, some in ((self._shared, suited[True]), (self._separate, suited[False])):
+            if some:
+                scores |= self._run(plans, candidates, some)
+        found: Any = np.array(jax.device_get([scores[k] for k in range(len(candidates))]))
+        loss, accuracy = (c.reshape(masks.shape[:-1]) for c in found.mean(1).T)
         return Scores(loss, accuracy)
 
     def _read(self, masks: np.ndarray) -> list[Candidate]:
         return read(self._groups, masks, self._ends)
 
     def _run(
-        self, plan: Plan, candidates: Sequence[Candidate], some: Sequence[int]
-    ) -> dict[int, Array]:
-        """The scores of some of the candidates, [2] each."""
+        self, plans: Sequence[Plan], candidates: Sequence[Candidate], some: Sequence[int]
+    ) -> dict[int, list[Array]]:
+        """The scores of some of the candidates, [2] for each batch."""
         order = sorted(some, key=lambda k: candidates[k].key)
-        families = self._families(plan, candidates, order)
+        families = self._families(plans[0], candidates, order)
         # The longest first, so that all threads end at about the same time.
         families.sort(key=lambda family: -sum(job.amount for job in family))
-        scores: dict[int, Array] = {}
-        for found in threads.each(functools.partial(self._follow, plan), families):
+        scores: dict[int, list[Array]] = {}
+        for found in threads.each(functools.partial(self._follow, plans), families):
             scores |= found
         return scores
 
@@ -183,20 +224,24 @@ class Evaluator:
             common = ahead
         return families
 
-    def _follow(self, plan: Plan, jobs: Sequence["_Job"]) -> dict[int, Array]:
-        """Does what is to be done; does not wait for the results."""
-        values = dict(plan.given)
-        common = [False] * len(plan.chains)  # what this candidate has in common with the last one
-        scores: dict[int, Array] = {}
+    def _follow(self, plans: Sequence[Plan], jobs: Sequence["_Job"]) -> dict[int, list[Array]]:
+        """Does what is to be done, one batch after another; does not wait for the results."""
+        values = [dict(plan.given) for plan in plans]
+        common = [False] * len(plans[0].chains)  # what this candidate has in common with the last
+        scores: dict[int, list[Array]] = {}
         for job in jobs:
-            for chain, known in zip(plan.chains, common, strict=True):
-                if known:
-                    continue
-                plan.evaluate(chain, job.candidate, job.at, values)
-                for value in chain.done:
-                    if not job.ahead[plan.made_by[value]]:
-                        del values[value]
-            scores[job.number] = values[self._score]
+            new = [number for number, known in enumerate(common) if not known]
+            prepared: dict[int, Prepared] = {}
+            for plan, own in zip(plans, values, strict=True):
+                for number in new:
+                    chain = plan.chains[number]
+                    if number not in prepared:
+                        prepared[number] = plan.prepare(chain, job.candidate, job.at, own)
+                    plan.evaluate(chain, prepared[number], own)
+                    for value in chain.done:
+                        if not job.ahead[plan.made_by[value]]:
+                            del own[value]
+            scores[job.number] = [own[self._score] for own in values]
             common = job.ahead
         return scores
 

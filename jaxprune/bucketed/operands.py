@@ -34,42 +34,56 @@ def of_rest(piece: Rest, at: Positions) -> Operands:
     return Operands(tuple(map(at.count, piece.patterns)), known, masks)
 
 
-def of_product(piece: Product, at: Positions, data: Any) -> tuple[Operands, Any]:
+Picks = tuple[tuple[int, np.ndarray], ...]
+"""Axes of data, and the positions along them that are read."""
+
+
+def of_product(piece: Product, at: Positions, entries: int | None) -> tuple[Operands, Picks]:
     """What a product computes with: at the positions that its data have, or at fewer if that pays.
 
     Args:
       piece: the product.
       at: the candidate's positions.
-      data: its data; None if they are made in the same program, where all of them are needed.
+      entries: how many entries its data have; None if they are made in the same program, where all
+        of them are needed.
 
     Returns:
-      The operands, and the data with those positions picked that are needed, unless they are the
-      first ones, which the product picks itself.
+      The operands, and which positions of the data are to be picked beforehand: those that are
+      needed, unless they are the first ones, which the product picks itself.
     """
     work = float(piece.multiply_adds)
     for place in piece.known.places:
         work *= at.count(place.pattern) / piece.known.whole.shape[place.axis]
     rows: dict[int, np.ndarray | None] = {}
     sizes = []
+    picks = []
     for one in piece.summed:
         there, needed = at.index(one.pattern), at.index(one.pattern, own=True)
         rows[one.known_axis] = there
         total = at.count(one.pattern)
-        if data is None or needed is None or len(needed) >= total:
+        if entries is None or needed is None or len(needed) >= total:
             continue
         if there is not None and np.array_equal(there[: len(needed)], needed):
             sizes.append((one.data_axis, len(needed)))
             rows[one.known_axis] = needed
             continue
         left = len(needed) / total
-        if work * (1 - left) > PICKING * data.size * left:
+        if work * (1 - left) > PICKING * entries * left:
             index = needed if there is None else _places(needed, there)
-            data = _pick(data, index.astype(np.int32), one.data_axis)
+            picks.append((one.data_axis, index.astype(np.int32)))
+            entries = int(entries * left)
             rows[one.known_axis] = needed
     known = taken(piece.known, _axes(piece, at, rows))
     for one in piece.summed:
         known = _times(known, one.known_axis, at.mask(one.pattern, rows[one.known_axis]))
-    return Operands(tuple(sizes), [known], []), data
+    return Operands(tuple(sizes), [known], []), tuple(picks)
+
+
+def picked(data: Array, picks: Picks) -> Array:
+    """Data at some positions."""
+    for axis, index in picks:
+        data = _pick(data, index, axis)
+    return data
 
 
 def work(piece: Product | Rest, at: Positions) -> float:

@@ -27,9 +27,17 @@ class PartialSums:
       data: what it reads.
       order: int [size], the channels that it sums over, the most important first.
       layout: int [n], the channels of its result in the order of its axis; None: as they are.
+      most_bytes: what the sums may take.
     """
 
-    def __init__(self, piece: Product, data: Array, order: np.ndarray, layout: np.ndarray | None):
+    def __init__(
+        self,
+        piece: Product,
+        data: Array,
+        order: np.ndarray,
+        layout: np.ndarray | None,
+        most_bytes: int = MOST_BYTES,
+    ):
         (one,), (out,) = piece.summed, piece.out
         kernel = piece.known.array
         if layout is not None:
@@ -38,7 +46,7 @@ class PartialSums:
         multiply = piece.code.function
         made = jax.eval_shape(lambda x, w: multiply((), [x], [w], ())[0], data, kernel)
         bytes_each = made.size * made.dtype.itemsize
-        count = max(2, min(MOST, MOST_BYTES // bytes_each))
+        count = max(2, min(MOST, most_bytes // bytes_each))
         self.step = min(len(order), max(FINEST, -(-len(order) // count)))
         blocks = -(-len(order) // self.step)
         # The last block is filled up with a channel that is never counted.
@@ -51,22 +59,22 @@ class PartialSums:
         for block, rows in zip(self._data[:-1], self._rows[:-1], strict=True):
             self._sums += run(self.code, (), [block, self._sums[-1]], [rows])
 
-    def before(self, count: int) -> tuple[Array, Array, np.ndarray]:
-        """What makes the sum over the first `count` channels.
+    def rows(self, count: int) -> tuple[int, np.ndarray]:
+        """The block where the first `count` channels end, and what is known for it.
 
         Returns:
-          The operands of `code`: the data of a block, the sum over all channels before it, and the
-          known array for the block, 0 where its channels are not among the first.
+          Its number, and the known array for it, 0 where its channels are not among the first.
         """
-        number = min(count // self.step, len(self._data) - 1)
-        return self._data[number], self._sums[number], self._part(number, count)
-
-    def _part(self, number: int, count: int) -> np.ndarray:
+        number = min(count // self.step, len(self._rows) - 1)
         rows = self._rows[number]
         shape = [1] * rows.ndim
         shape[self._axis] = self.step
         counted = np.arange(self.step) < count - number * self.step
-        return rows * counted.reshape(shape).astype(rows.dtype)
+        return number, rows * counted.reshape(shape).astype(rows.dtype)
+
+    def before(self, number: int) -> tuple[Array, Array]:
+        """The data of a block, and the sum over all channels before it."""
+        return self._data[number], self._sums[number]
 
 
 class _GoOn:

@@ -16,8 +16,16 @@ from jax import Array
 
 from jaxprune.bucketed.candidates import Candidate, Choices
 from jaxprune.bucketed.chains import Chain, Part, chains
-from jaxprune.bucketed.operands import PICKING, Operands, of_product, of_rest, taken
-from jaxprune.bucketed.partial_sums import PartialSums
+from jaxprune.bucketed.operands import (
+    PICKING,
+    Operands,
+    Picks,
+    of_product,
+    of_rest,
+    picked,
+    taken,
+)
+from jaxprune.bucketed.partial_sums import MOST_BYTES, PartialSums
 from jaxprune.bucketed.positions import Positions
 from jaxprune.bucketed.stages import Code, Product, Rest, Stages, run
 from jaxprune.evaluate import classified
@@ -51,34 +59,52 @@ class Plan(NamedTuple):
         """Whether a candidate can be computed so."""
         return self.sums is None or candidate.choices[self.source].ordered
 
-    def evaluate(
-        self, chain: Chain, candidate: Candidate, at: Positions, values: dict[int, Any]
-    ) -> None:
-        """Adds what a chain makes of the values so far."""
-        own: dict[int, Any] = {}  # what this chain alone reads
-        operands = []
+    def prepare(
+        self, chain: Chain, candidate: Candidate, at: Positions, values: Mapping[int, Array]
+    ) -> "Prepared":
+        """What a chain computes with for a candidate; of the values so far only shapes matter."""
+        operands: list[Operands] = []
+        picks: dict[int, Picks] = {}
+        block = 0
         for part in chain.parts:
             piece = part.piece
             if isinstance(piece, Rest):
                 operands.append(of_rest(piece, at))
             elif self.sums is not None and piece is self.first:
                 count, _ = candidate.choices[self.source].key
-                own[_BLOCK], own[_BEFORE], rows = self.sums.before(count)
+                block, rows = self.sums.rows(count)
                 operands.append(Operands((), [rows], []))
             else:
-                data = values[piece.data] if piece.data in chain.reads else None
-                found, picked = of_product(piece, at, data)
+                entries = values[piece.data].size if piece.data in chain.reads else None
+                found, picks[piece.data] = of_product(piece, at, entries)
                 operands.append(found)
-                if picked is not None:
-                    own[piece.data] = picked
+        sizes, known, masks = zip(*operands, strict=True)
+        return Prepared(sizes, known, masks, picks, block)
+
+    def evaluate(self, chain: Chain, prepared: "Prepared", values: dict[int, Array]) -> None:
+        """Adds what a chain makes of the values so far."""
+        own = {value: picked(values[value], some) for value, some in prepared.picks.items() if some}
+        if self.sums is not None and _BLOCK in chain.reads:
+            own[_BLOCK], own[_BEFORE] = self.sums.before(prepared.block)
         data = [own[value] if value in own else values[value] for value in chain.reads]
-        results = run(chain.code, *_columns(operands, data))
+        results = run(chain.code, prepared.sizes, data, prepared.known, prepared.masks)
         values.update(zip(chain.makes, results, strict=True))
 
 
-def _columns(operands: Sequence[Any], data: list[Any]) -> tuple[Any, ...]:
-    sizes, known, masks = zip(*operands, strict=True)
-    return sizes, data, known, masks
+class Prepared(NamedTuple):
+    """What a chain computes with for one candidate, whatever the batch.
+
+    Attributes:
+      sizes, known, masks: as in `stages.run`.
+      picks: {value: which of its positions are read}.
+      block: of the first product, the place where its sum goes on.
+    """
+
+    sizes: tuple[Any, ...]
+    known: tuple[Any, ...]
+    masks: tuple[Any, ...]
+    picks: dict[int, Picks]
+    block: int
 
 
 class Planner:
@@ -89,13 +115,16 @@ class Planner:
       slots: the entries of the vector of all masks (`joints.Slots`).
       inputs: its inputs.
       y: the labels.
+      batches: of how many batches this is one: what they keep is divided among them.
 
     Attributes:
       score: the value that is wanted: loss and accuracy.
     """
 
-    def __init__(self, staged: Stages, slots: Any, inputs: Sequence[Array], y: Array):
-        self.staged, self._slots = staged, slots
+    def __init__(
+        self, staged: Stages, slots: Any, inputs: Sequence[Array], y: Array, batches: int = 1
+    ):
+        self.staged, self._slots, self._batches = staged, slots, batches
         made = (value for piece in staged.pieces for value in piece.makes)
         labels = 1 + max([*staged.inputs, *made])
         self.score = labels + 1
@@ -142,7 +171,8 @@ class Planner:
         assert source is not None
         order = groups[source].order
         assert order is not None
-        sums = PartialSums(piece, values[piece.data], order, layout)
+        most = MOST_BYTES // self._batches
+        sums = PartialSums(piece, values[piece.data], order, layout, most)
         return self._plan(values, number, {group: layout}, everything, sums, source)
 
     def _goes_on(self, piece: Product, groups: Sequence[Choices]) -> bool:
@@ -182,7 +212,7 @@ class Planner:
         at = Positions(self.staged, self._slots, everything.selections, layouts)
         count = next((i for i, chain in enumerate(found) if chain.needs), len(found))
         for chain in found[:count]:  # what depends on no mask
-            plan.evaluate(chain, everything, at, plan.given)
+            plan.evaluate(chain, plan.prepare(chain, everything, at, plan.given), plan.given)
         later = tuple(
             chain._replace(done=tuple(value for value in chain.done if value not in plan.given))
             for chain in found[count:]

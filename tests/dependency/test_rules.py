@@ -207,6 +207,22 @@ CASES = {
         {"a": 3},
     ),
     "gated": case(lambda h, p: jax.nn.glu(h), {"a": 4}, 8, 4),
+    "stack": case(lambda h, p: jnp.stack([h, jnp.tanh(h)], 1).reshape(4, 12), {"a": 6}, 6, 12),
+    "stack_at_the_end": case(
+        lambda h, p: jnp.stack([h, jnp.tanh(h)], -1).reshape(4, 12), {"a": 6}, 6, 12
+    ),
+    "stack_of_parameters": case(
+        lambda h, p: h @ jnp.stack([p["c"], p["d"]], 1), {"a": 6}, 6, 2, c=weights(6), d=weights(6)
+    ),
+    "unstack": case(
+        lambda h, p: (lambda one, other: one * jnp.tanh(other))(
+            *jnp.unstack(h.reshape(4, 2, 6), axis=1)
+        ),
+        {"a": 6},
+        12,
+        6,
+    ),
+    "unstack_channels": case(lambda h, p: h - sum(jnp.unstack(h, axis=1))[:, None] / 6, {}),
     "tile": case(lambda h, p: jnp.tile(h, (1, 3)), {"a": 6}, 6, 18),
     "repeat": case(lambda h, p: jnp.repeat(h, 3, axis=1), {"a": 6}, 6, 18),
     "space_to_depth": Case(

@@ -105,6 +105,25 @@ def _relate_concatenate(table, eqn, inputs, reason):
 RULES["concatenate"] = Rule(_relate_concatenate)
 
 
+def _relate_stack(table, eqn, inputs, reason):
+    """The positions of the new axis stay: without one, a whole operand would be of no use."""
+    axes = [unite_all(table, same, reason) for same in zip(*inputs, strict=True)]
+    axes.insert(eqn.params["axis"], fixed_axis(len(inputs)))
+    return [tuple(axes)]
+
+
+def _relate_unstack(table, eqn, inputs, reason):
+    (axes,) = inputs
+    axis = eqn.params["axis"]
+    for position in range(len(axes[axis])):
+        part(table, axes[axis], slice(position, position + 1), reason)
+    return [(*axes[:axis], *axes[axis + 1 :])] * len(axes[axis])
+
+
+RULES["stack"] = Rule(_relate_stack)
+RULES["unstack"] = Rule(_relate_unstack)
+
+
 def _relate_tile(table, eqn, inputs, reason):
     return [tuple(np.tile(a, n) for a, n in zip(inputs[0], eqn.params["reps"], strict=True))]
 
