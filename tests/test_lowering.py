@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxprune import lowering, models
+from jaxprune.errors import UserError
 from jaxprune.lowering import convolutions as convolutions_of
 from jaxprune.lowering import lower, pooling
 
@@ -166,6 +167,15 @@ def test_other_convolutions_stay():
 def test_other_backends_keep_the_function():
     assert lower(same, backend="gpu") is same
     assert lower(same, backend="tpu") is same
+
+
+def test_the_environment_switches_it_off(monkeypatch):
+    monkeypatch.setenv("JAXPRUNE_LOWERING", "off")
+    assert lower(same, backend="cpu") is same
+    assert lowering.lower_known(same, backend="cpu") is same
+    monkeypatch.setenv("JAXPRUNE_LOWERING", "no")
+    with pytest.raises(UserError, match="JAXPRUNE_LOWERING=no: it can be on or off"):
+        lower(same, backend="cpu")
 
 
 def test_derivatives():

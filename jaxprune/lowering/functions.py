@@ -1,5 +1,6 @@
 """Functions whose slow operations are replaced, wherever in them they are."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,11 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxprune.dependency.calls import scan_counts
+from jaxprune.errors import UserError
 from jaxprune.lowering import convolutions, pooling
+
+SWITCH = "JAXPRUNE_LOWERING"
+"""The environment variable that is "off" where nothing is to be replaced."""
 
 Choice = Callable[[JaxprEqn], Callable[..., Any] | None]
 """What computes an equation's only result faster, called with the equation and its operands."""
@@ -25,8 +30,14 @@ def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[...
 
     Args:
       fn: a function of pytrees of arrays.
-      backend: what to make it fast on, such as "cpu"; by default where JAX computes. On other
-        backends than "cpu" this returns `fn` itself.
+      backend: what to make it fast on, such as "cpu"; by default where JAX computes.
+
+    Returns:
+      The function; `fn` itself on other backends than "cpu", and where the environment says
+      JAXPRUNE_LOWERING=off.
+
+    Raises:
+      UserError: JAXPRUNE_LOWERING is something else than on or off.
     """
     return _replaced(fn, _quicker) if _slow(backend) else fn
 
@@ -41,7 +52,10 @@ def lower_known(fn: Callable[..., Any], *, backend: str | None = None) -> Callab
 
 
 def _slow(backend: str | None) -> bool:
-    return (backend or jax.default_backend()) == "cpu"
+    wanted = os.environ.get(SWITCH, "on")
+    if wanted not in ("on", "off"):
+        raise UserError(f"{SWITCH}={wanted}: it can be on or off")
+    return wanted == "on" and (backend or jax.default_backend()) == "cpu"
 
 
 def _quicker(eqn: JaxprEqn) -> Callable[..., Any] | None:
