@@ -128,9 +128,8 @@ def _independent(apply: Callable[..., Array], params: Any, x: Any, examples: int
     if not len(others):
         return False
     pairs = [jax.tree.map(lambda leaf, k=k: leaf[np.array([0, k])], x) for k in (0, others[0])]
-    quickly: dict[str, str | bool] = {
-        "xla_backend_optimization_level": "0"
-    }  # compiled: this runs but twice
+    # To be compiled quickly: it runs but twice.
+    quickly: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
     program = jax.jit(apply).lower(params, pairs[0]).compile(compiler_options=quickly)
     alone, beside = (program(params, pair)[0] for pair in pairs)
     return bool((alone == beside).all())
