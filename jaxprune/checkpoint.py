@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxprune import interrupts
 from jaxprune.errors import UserError
 
 Key = tuple[str | int, ...]
@@ -179,7 +180,8 @@ def _write_arrays(fresh: Path, stored: list[tuple[Key, np.ndarray]], path: Path)
         np.savez(fresh / _BYTES, *(np.frombuffer(array.tobytes(), np.uint8) for _, array in stored))
         return
     try:
-        with _checkpointer() as checkpointer:
+        # An interrupted event loop of orbax's complains on the terminal.
+        with interrupts.held(), _checkpointer() as checkpointer:
             checkpointer.save(fresh / _ARRAYS, _nested_dict(stored))
     except ValueError as error:  # tensorstore's for everything, with the system's number in it
         number = re.search(r"os_error_code='(\d+)'", str(error))

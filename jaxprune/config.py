@@ -185,8 +185,9 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: Naming the option, its value and what is possible.
     """
-    from jaxprune import budgets, costs, data, importance, methods, models
+    from jaxprune import budgets, costs, data, importance, lowering, methods, models
 
+    lowering.switched_on()
     for option, value, names in (
         ("method", config.method, methods.NAMES),
         ("dataset", config.dataset, data.NAMES),

@@ -125,3 +125,9 @@ def test_settings_of_another_version_are_refused():
     stored = config.to_json(RunConfig(), search()) | {"colour": "red"}
     with pytest.raises(UserError, match=r"another version of jaxprune: .*colour"):
         config.from_json(stored, search)
+
+
+def test_what_the_environment_says_is_checked_with_the_settings(monkeypatch):
+    monkeypatch.setenv("JAXPRUNE_LOWERING", "maybe")
+    with pytest.raises(UserError, match="JAXPRUNE_LOWERING=maybe: it can be on or off"):
+        config.check(RunConfig())

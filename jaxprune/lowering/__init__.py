@@ -10,6 +10,6 @@ weights (`experiments/results/small_maps_cpu.md`).
 """
 
 from jaxprune.lowering.convolutions import by_one_product, by_positions
-from jaxprune.lowering.functions import lower, lower_known
+from jaxprune.lowering.functions import lower, lower_known, switched_on
 
-__all__ = ["by_one_product", "by_positions", "lower", "lower_known"]
+__all__ = ["by_one_product", "by_positions", "lower", "lower_known", "switched_on"]

@@ -37,7 +37,7 @@ def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[...
       JAXPRUNE_LOWERING=off.
 
     Raises:
-      UserError: JAXPRUNE_LOWERING is something else than on or off.
+      UserError: as `switched_on`.
     """
     return _replaced(fn, _quicker) if _slow(backend) else fn
 
@@ -51,11 +51,20 @@ def lower_known(fn: Callable[..., Any], *, backend: str | None = None) -> Callab
     return _replaced(fn, convolutions.quicker_by_known) if _slow(backend) else fn
 
 
-def _slow(backend: str | None) -> bool:
+def switched_on() -> bool:
+    """Whether operations are to be replaced, as the environment says.
+
+    Raises:
+      UserError: JAXPRUNE_LOWERING is something else than on or off.
+    """
     wanted = os.environ.get(SWITCH, "on")
     if wanted not in ("on", "off"):
         raise UserError(f"{SWITCH}={wanted}: it can be on or off")
-    return wanted == "on" and (backend or jax.default_backend()) == "cpu"
+    return wanted == "on"
+
+
+def _slow(backend: str | None) -> bool:
+    return switched_on() and (backend or jax.default_backend()) == "cpu"
 
 
 def _quicker(eqn: JaxprEqn) -> Callable[..., Any] | None:

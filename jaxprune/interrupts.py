@@ -1,0 +1,28 @@
+"""Ctrl-C at a moment when it would do harm."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Ctrl-C in the block takes effect when the block has ended.
+
+    For short blocks that call what an exception at any place leaves in disorder. Signals reach the
+    main thread alone; in others, and where Ctrl-C is ignored, this does nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    pressed: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
