@@ -525,7 +525,7 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "those of JAX's own record, sums over all threads, which compile at the same time. Pays\n"
         "from: with so many candidates, compilation counted, PyTorch is overtaken. A convolution\n"
         "is compiled for each pair of widths that occurs, and is a call of a library, so that\n"
-        "most of its time is what any program takes, however small. Tried without a gain: lower\n"
+        "most of its time is what any program takes, however small. Tried with little gain: lower\n"
         "levels of XLA's optimization, which these programs do not use; JAX's cache on disk for\n"
         "programs as small as these; steps of width twice as large, which halve the programs, and\n"
         f"are slower for the first {MANY} already.\n\n"
