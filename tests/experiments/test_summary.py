@@ -4,14 +4,15 @@ import pytest
 import summary
 
 
-def case(network, images, removed, full, own, torch):
-    """Candidates' seconds, once each."""
+def case(network, images, removed, full, own, torch, first=None):
+    """Candidates' seconds, once each, and those of the first ones with compilation."""
     seconds = {"full width": [full], "own widths": [own], "PyTorch": [torch]}
     return {
         "network": network,
         "images": images,
         "removed": removed,
         "seconds_per_candidate": seconds,
+        "first_seconds_per_candidate": first,
     }
 
 
@@ -19,8 +20,8 @@ CONTENTS = {
     "candidates": {
         "results": [
             case("vgg16", 256, 0.0, full=0.5, own=1.0, torch=0.6),
-            case("vgg16", 256, 0.821, full=1.0, own=0.5, torch=0.37),
-            case("lenet300", 1000, 0.777, full=0.002, own=0.001, torch=0.004),
+            case("vgg16", 256, 0.821, full=1.0, own=0.5, torch=0.37, first=0.625),
+            case("lenet300", 1000, 0.777, full=0.002, own=0.001, torch=0.004, first=0.02),
         ]
     },
     "tree_search": {
@@ -83,7 +84,15 @@ CONTENTS = {
 EXPECTED = [
     ("vgg16, 256 images, 0 % removed", "2.00", "1.67", "1.20", "1.0", "reached"),
     ("vgg16, 256 images, 80 % removed", "2.00", "2.70", "0.74", "1.0", "missed: 0.74 of 1.0"),
+    (
+        "vgg16, 256 images, 80 % removed, the first 200 with compilation",
+        *("1.60", "2.70", "0.59", "1.0", "missed: 0.59 of 1.0"),
+    ),
     ("vgg16, 256 images, 90 % removed", "", "", "", "1.0", "not run"),
+    (
+        "vgg16, 256 images, 90 % removed, the first 200 with compilation",
+        *("", "", "", "1.0", "not run"),
+    ),
     ("lenet300, 1,000 images, 80 % removed", "1,000", "250", "4.00", "4.0", "reached"),
     ("fine-tuning many, vgg11", "2.00", "2.00", "1.00", "1.0", "reached"),
     (
@@ -121,7 +130,13 @@ def test_pages_of_what_was_run_are_linked(rows):
     assert rows["a round of CRL, vgg11"][6] == "crl_round"
 
 
+def test_compilation_counts_for_the_network_that_compiles_much(rows):
+    counted = [what for what in rows if "with compilation" in what]
+    assert len(counted) == 2
+    assert all(what.startswith("vgg16, 256 images, ") for what in counted)
+
+
 def test_nothing_was_run():
     lines = summary.table({}, {}).splitlines()[2:]
-    assert len(lines) == 9 + 1 + 2 + 2 + 3 + 3
+    assert len(lines) == 9 + 2 + 1 + 2 + 2 + 3 + 3
     assert all("| not run |" in line for line in lines)
