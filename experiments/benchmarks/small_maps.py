@@ -36,16 +36,19 @@ def convolve(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
 
+def equation(x, kernel):
+    """The convolution as JAX writes it down."""
+    return jax.make_jaxpr(convolve)(x, kernel).eqns[0]
+
+
 def as_products(x, kernel):
     """The same as products of matrices, whatever the size of the map."""
-    closed = jax.make_jaxpr(convolve)(x, kernel)
-    return lowering.by_positions(closed.eqns[0], x, kernel)
+    return lowering.by_positions(equation(x, kernel), x, kernel)
 
 
 def as_one_product(x, kernel):
     """The same as one product with an unrolled kernel."""
-    closed = jax.make_jaxpr(convolve)(x, kernel)
-    return lowering.by_one_product(closed.eqns[0], x, kernel)
+    return lowering.by_one_product(equation(x, kernel), x, kernel)
 
 
 def milliseconds(calls, repeats):
@@ -71,7 +74,7 @@ def row(images, window, size, channels, repeats):
         return lambda: forward(x, kernel), lambda: gradient(x, kernel)
 
     ways = [convolve, as_products]
-    if 2 * size <= window + 1:  # each output reads each input
+    if all(dimension.full for dimension in convolutions.ordinary(equation(x, kernel))):
         ways.append(as_one_product)
     times = milliseconds([call for way in ways for call in both(way)], repeats)
     sums = [forward + gradient for forward, gradient in zip(times[::2], times[1::2], strict=True)]
@@ -98,7 +101,7 @@ def main():
             "`jaxprune.lowering` takes products where maps are smaller than the kernel, and where",
             "the kernel has one position. They are one for each position of the kernel; or one in",
             "all with a kernel that is unrolled, where each output reads each input and there are",
-            f"fewer than {convolutions.ENTRIES_FOR_EACH:,} entries of it for each image.",
+            f"at most {convolutions.ENTRIES_FOR_EACH:,} entries of it for each image.",
             "",
             "| images | kernel | map | channels | XLA | gradient | products | gradient "
             "| one product | gradient | XLA / products | XLA / one product |",
