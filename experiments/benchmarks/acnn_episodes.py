@@ -537,7 +537,7 @@ def table(results, rate):
 def main():
     """Measures, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=measured.several, default=9)
     parser.add_argument("--images", type=int, default=1024)
     arguments = parser.parse_args()
     posed = pose(arguments.images)

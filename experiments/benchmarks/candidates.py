@@ -525,10 +525,8 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "those of JAX's own record, sums over all threads, which compile at the same time. Pays\n"
         "from: with so many candidates, compilation counted, PyTorch is overtaken. A convolution\n"
         "is compiled for each pair of widths that occurs, and is a call of a library, so that\n"
-        "most of its time is what any program takes, however small. Tried with little gain: lower\n"
-        "levels of XLA's optimization, which these programs do not use; JAX's cache on disk for\n"
-        "programs as small as these; steps of width twice as large, which halve the programs, and\n"
-        f"are slower for the first {MANY} already.\n\n"
+        "most of its time is what any program takes, however small. `compile_time_cpu.md` has\n"
+        "what was tried to spend less.\n\n"
         "What is not counted above, but where it says so:\n\n"
         f"{preparation(results)}\n\n"
         "XLA's library for CPUs comes the less close to the matrix product, the fewer channels\n"
@@ -544,7 +542,7 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
 def main() -> None:
     """Measures, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=measured.several, default=7)
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()

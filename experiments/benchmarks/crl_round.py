@@ -256,7 +256,7 @@ def table(results):
 def main():
     """Measures, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=measured.several, default=7)
     parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()

@@ -299,7 +299,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=measured.several, default=3)
     arguments = parser.parse_args()
     check(pose(1, 1, epochs=2))
     result = measure(pose(arguments.candidates, arguments.steps), arguments.repeats)

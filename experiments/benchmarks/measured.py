@@ -1,5 +1,6 @@
 """What speed pages have in common: how it was measured, what the machine can do, where pages go."""
 
+import argparse
 import json
 import os
 import platform
@@ -15,6 +16,13 @@ import jax.numpy as jnp
 
 RESULTS = Path(__file__).parents[1] / "results"
 PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+
+
+def several(text: str) -> int:
+    """How often something is measured, as an option's type: quartiles need two measurements."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 2")
+    return int(text)
 
 
 def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:

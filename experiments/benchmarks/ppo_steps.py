@@ -499,7 +499,7 @@ def page(about: dict[str, Any], results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measures, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=measured.several, default=15)
     parser.add_argument("--episodes", type=int, default=64)
     arguments = parser.parse_args()
     cases = [(name, False) for name in SHAPES] + [("lenet300", True)]

@@ -2,9 +2,10 @@
 
     python experiments/benchmarks/proximal_lasso.py
 
-Needs jaxopt. Both are given the same loss, step 1 / L and start. First each one's iterations to an
-objective within 1e-6 of scikit-learn's are counted; then a compiled run of that many iterations is
-timed, the solvers taking turns. Writes ``experiments/results/proximal_lasso_<device>.json``.
+Needs the extra `bench`. Both are given the same loss, step 1 / L and start. First each one's
+iterations to an objective within 1e-6 of scikit-learn's are counted; then a compiled run of that
+many iterations is timed, the solvers taking turns. Writes
+``experiments/results/proximal_lasso_<device>.json``.
 """
 
 import argparse

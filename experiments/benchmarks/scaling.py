@@ -335,7 +335,7 @@ def page(about: dict[str, Any], results: dict[str, Any]) -> str:
 def main() -> None:
     """Measures, prints the tables and writes them and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=measured.several, default=5)
     parser.add_argument("--only-devices", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only_devices:

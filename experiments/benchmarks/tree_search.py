@@ -387,7 +387,7 @@ def main() -> None:
     """Measures, prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=measured.several, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
 
