@@ -12,7 +12,7 @@ AMC's half of the multiply-adds on two cores: it is weaker than a published one 
 losses are to be compared with each other alone. Writes `experiments/results/amc_cifar10.md`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rows import NOT_RUN, RESULTS, Row, devices, main, parser, read, spread, table
 
@@ -73,26 +73,36 @@ def row(case: Case, method: str, seed: int) -> Row:
     return Row(f"{case.model}-{case.left}-{method}-{seed}", words, curves=True)
 
 
-def measured(case: Case, method: str) -> list[str]:
-    """The line of a method, or of what the first method's runs compare it with."""
+def pairs(case: Case, method: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The dense and the pruned network of each seed; the first method's runs have the baselines."""
     run = case.methods[0] if method in BASELINES else method
     results = [found for seed in SEEDS if (found := read(row(case, run, seed), OUT))]
-    name = f"{case.model}, {case.left} %: {method}"
-    if not results:
-        return [name, "0", *[NOT_RUN] * (len(HEADER) - 2)]
-    pairs = [
+    return [
         (one["dense"], one["baselines"][method] if method in BASELINES else one["pruned"])
         for one in results
     ]
+
+
+def change(found: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """What the pruned networks' test accuracy is above the dense ones', in points."""
+    return spread(100 * (small["test_accuracy"] - dense["test_accuracy"]) for dense, small in found)
+
+
+def measured(case: Case, method: str) -> list[str]:
+    """The line of a method, or of what the first method's runs compare it with."""
+    name = f"{case.model}, {case.left} %: {method}"
+    found = pairs(case, method)
+    if not found:
+        return [name, "0", *[NOT_RUN] * (len(HEADER) - 2)]
     return [
         name,
-        str(len(results)),
-        spread(100 * dense["test_accuracy"] for dense, _ in pairs),
-        spread(100 * small["test_accuracy_before_finetuning"] for _, small in pairs),
-        spread(100 * small["test_accuracy"] for _, small in pairs),
-        spread(100 * (small["test_accuracy"] - dense["test_accuracy"]) for dense, small in pairs),
-        spread(100 * small["macs"] / dense["macs"] for dense, small in pairs),
-        spread(100 * small["params"] / dense["params"] for dense, small in pairs),
+        str(len(found)),
+        spread(100 * dense["test_accuracy"] for dense, _ in found),
+        spread(100 * small["test_accuracy_before_finetuning"] for _, small in found),
+        spread(100 * small["test_accuracy"] for _, small in found),
+        change(found),
+        spread(100 * small["macs"] / dense["macs"] for dense, small in found),
+        spread(100 * small["params"] / dense["params"] for dense, small in found),
     ]
 
 
@@ -130,6 +140,19 @@ def lines(case: Case) -> list[list[str]]:
     return published(case) + [measured(case, method) for method in (*case.methods, *BASELINES)]
 
 
+def known_result() -> str:
+    """How far AMC's half of the multiply-adds of a small ResNet is reproduced, in words."""
+    paper, here = CASES[0], CASES[-1]
+    said = {method: after - dense for method, dense, _, after in paper.published}
+    amc, uniform = pairs(here, "amc"), pairs(here, "uniform_l1")
+    return (
+        f"AMC's paper: half of the multiply-adds of {paper.model} cost {-said['amc']:.1f} points\n"
+        f"with amc, {-said['uniform']:.1f} with uniform pruning. Here those of {here.model}\n"
+        f"change its accuracy by {change(amc)} with amc, by {change(uniform)} with uniform pruning "
+        f"({len(amc)} of {len(SEEDS)} seeds)."
+    )
+
+
 def text(rows: list[Row]) -> str:
     """The page."""
     return "\n".join(
@@ -142,6 +165,8 @@ def text(rows: list[Row]) -> str:
             "30 % of the multiply-adds. ResNet-20 saw 10,000 images alone, for 30 epochs.",
             f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
             "`python experiments/amc_cifar10.py`; every row's command is in its file.",
+            "",
+            known_result(),
             "",
             table(HEADER, [line for case in CASES for line in lines(case)]),
             "",
