@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxprune import make_problem, masked, models, trace
 from jaxprune.agents import acnn, ppo_lagrangian
 from jaxprune.baselines import random
-from jaxprune.bucketed import Evaluator, Remembering, evaluator, pays, widths
+from jaxprune.bucketed import Evaluator, Remembering, chains, evaluator, pays, widths
 from jaxprune.bucketed.partial_sums import PartialSums
 from jaxprune.bucketed.stages import Product, run, stages
 from jaxprune.evaluate import Scores, evaluate
@@ -297,6 +297,23 @@ def test_compilations_are_bounded(lenet):
     before = run._cache_size()
     scores(random_masks(structure, 6, seed=3))
     assert run._cache_size() == before
+
+
+def test_the_loss_of_a_large_network_is_compiled_once(lenet, monkeypatch):
+    """Besides the last product, which is compiled for each of its seven widths."""
+    apply, structure, variables, x, y = lenet
+    assert structure.groups[-1].size == 100
+    masks = np.ones((7, structure.num_channels), np.float32)
+    for mask, width in zip(masks, (*range(16, 97, 16), 100), strict=True):
+        mask[structure.num_channels - 100 + width :] = 0
+    programs = []
+    for large in (chains.LARGE, 0):
+        monkeypatch.setattr(chains, "LARGE", large)
+        scores = evaluator(apply, structure, variables, x, y)
+        run.clear_cache()
+        check(scores(masks), at_full_width(apply, structure, variables, masks, x, y))
+        programs.append(run._cache_size())
+    assert programs[1] == programs[0] + 1
 
 
 @settings(max_examples=50, deadline=None)

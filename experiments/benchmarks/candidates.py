@@ -18,16 +18,20 @@ are scored on the same images in these ways:
 
 Before anything is timed, all must give the same losses. The ways take turns, so that a change of
 the machine's speed meets them all; medians are printed. What the candidates' own widths need, in
-multiply-adds, is given as a share of the fastest matrix product of this machine. How long the first
-200 candidates took at their own widths, with all that was compiled for them, is printed beside, and
-how long torch.compile takes for a network. PyTorch and Torch-Pruning (the extra `bench`) must be
-installed. Writes `experiments/results/candidates_<device>.json` and `.md`.
+multiply-adds, is given as a share of the fastest matrix product of this machine. Beside them stands
+how long the first 200 candidates took at their own widths, in a process of their own and with all
+that was compiled for them, and how long torch.compile takes for a network. PyTorch and
+Torch-Pruning (the extra `bench`) must be installed. Writes
+`experiments/results/candidates_<device>.json` and `.md`.
 """
 
 import argparse
 import contextlib
 import copy
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -187,6 +191,13 @@ def with_candidates(posed: Drawn, removed: float, together: int) -> Drawn:
     rank = np.asarray(groups.rank(sizes, importance.l1(structure, posed.variables)))
     masks = candidates(structure, rank, removed, MANY)
     return posed._replace(masks=masks, few=masks[:together])
+
+
+def prepare(name: str, number: int, removed: float) -> Drawn:
+    """The candidates of a network's case, by its number, that lack a part of the parameters."""
+    image_shape, images, together = CASES[name][number]
+    posed = pose(models.build(name, image_shape), image_shape, images)
+    return with_candidates(posed, removed, together)
 
 
 # ------------------------------------------------------------------------- what is measured beside
@@ -358,43 +369,66 @@ def compile_phases() -> Iterator[dict[str, float]]:
         jax.monitoring.unregister_event_duration_listener(add)
 
 
-def our_ways(drawn: Drawn, own_widths: Callable[[Any], Any]) -> dict[str, Way]:
+def our_ways(drawn: Drawn) -> dict[str, Way]:
     """The ways of this package."""
     masked_apply = masked(drawn.network.apply, drawn.structure)
     device_masks = drawn.structure.unflatten(jnp.asarray(drawn.few))
+    scores = own_widths(drawn)
 
     return {
         "full width": lambda: np.asarray(
             evaluate(masked_apply, drawn.variables, device_masks, drawn.x, drawn.y).loss
         ),
-        "own widths": lambda: own_widths(drawn.few).loss,
+        "own widths": lambda: scores(drawn.few).loss,
     }
 
 
-def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: bool) -> dict:
-    """Seconds a candidate for each way, every one a list of `repeats` measurements."""
-    drawn = with_candidates(posed, removed, together)
-    structure, masks, few = drawn.structure, drawn.masks, drawn.few
-    own_widths = evaluator(
+def own_widths(drawn: Drawn) -> Callable[[Any], Any]:
+    """What scores candidates at their own widths."""
+    return evaluator(
         drawn.network.apply,
-        structure,
+        drawn.structure,
         drawn.variables,
         drawn.x,
         drawn.y,
-        importance=importance.l1(structure, drawn.variables),
+        importance=importance.l1(drawn.structure, drawn.variables),
     )
 
+
+def score_first(drawn: Drawn, scores: Callable[[Any], Any]) -> dict[str, Any]:
+    """Scores the first candidates, for which everything is compiled."""
     run.clear_cache()
-    many = MANY if removed else ROUND  # at one width nothing more is to be compiled
     with compile_phases() as phases:
         start = time.perf_counter()
-        for first in range(0, many, ROUND):
-            own_widths(masks[first : first + ROUND])
-        first_seconds = (time.perf_counter() - start) / many
-    programs = run._cache_size()
+        for first in range(0, MANY, ROUND):
+            scores(drawn.masks[first : first + ROUND])
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "programs": run._cache_size(), "phases": phases}
 
+
+def first_candidates(name: str, number: int, removed: float) -> dict[str, Any]:
+    """`score_first` in a process of its own, as a search is."""
+    words = [sys.executable, __file__, "--first", name, str(number), str(removed)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str, number: int, removed: float, repeats: int, compile: bool) -> dict:
+    """Seconds a candidate for each way, every one a list of `repeats` measurements.
+
+    Args:
+        name: of the network.
+        number: of the case among the network's.
+        removed: the part of the parameters that candidates lack.
+        repeats: how often each way is measured.
+        compile: whether torch.compile is.
+    """
+    # At one width nothing more is compiled.
+    first = first_candidates(name, number, removed) if removed else None
+    drawn = prepare(name, number, removed)
+    structure, few, together = drawn.structure, drawn.few, len(drawn.few)
     other = beside(drawn)
-    ways = our_ways(drawn, own_widths) | torch_ways(drawn, other)
+    ways = our_ways(drawn) | torch_ways(drawn, other)
     counts = dict.fromkeys(ways, together)
     compile_seconds: list[float] = []
     with torch.inference_mode():
@@ -425,9 +459,9 @@ def measure(posed: Drawn, removed: float, together: int, repeats: int, compile: 
             way: statistics.fmean(macs[:count]) * len(drawn.y) for way, count in counts.items()
         },
         "seconds_per_candidate": seconds,
-        "first_seconds_per_candidate": first_seconds if removed else None,
-        "programs": programs,
-        "compile_phases": phases,
+        "first_seconds_per_candidate": first and first["seconds"] / MANY,
+        "programs": first and first["programs"],
+        "compile_phases": first and first["phases"],
         "torch_pruning_seconds_per_removal": removal_seconds(drawn, other, repeats),
         "torch_compile_seconds_per_network": compile_seconds,
     }
@@ -519,15 +553,15 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "above 100 where what candidates have in common is computed but once.\n"
         f"The first {MANY}: as many candidates by {ROUND} in a call, from the first one on,\n"
         "against PyTorch's median, which compiles nothing.\n\n"
-        "What is compiled for candidates at their own widths, nothing being kept from before:\n\n"
+        "What is compiled for candidates at their own widths, in a process of their own and with\n"
+        "nothing kept from before:\n\n"
         f"{compilation(results)}\n\n"
         f"s longer: what the first {MANY} took longer than as many take later. The phases are\n"
         "those of JAX's own record, sums over all threads, which compile at the same time. Pays\n"
         "from: with so many candidates, compilation counted, PyTorch is overtaken. A convolution\n"
         "is compiled for each pair of widths that occurs, and is a call of a library, so that\n"
         "most of its time is what any program takes, however small. `compile_time_cpu.md` has\n"
-        "what was tried to spend less, each in a process of its own, where the same candidates\n"
-        "take less time than in this one, which has used PyTorch's compiler before.\n\n"
+        "what was tried to spend less.\n\n"
         "What is not counted above, but where it says so:\n\n"
         f"{preparation(results)}\n\n"
         "XLA's library for CPUs comes the less close to the matrix product, the fewer channels\n"
@@ -535,6 +569,8 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "for each core both matter less. On maps smaller than the kernel, products of matrices\n"
         "(`small_maps_cpu.md`) take its place. A batch with arrays that caches do not hold is\n"
         "divided (`jaxprune.bucketed.evaluator`).\n\n"
+        "PyTorch's rates of VGG-16 have differed by up to a half from run to run of this script,\n"
+        "more than the quartiles say: a ratio near 1 is no more than that.\n\n"
         f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"
         "from before. A removal copies the network, finds what depends on what, and removes.\n"
     )
@@ -546,18 +582,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=measured.several, default=7)
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--first", nargs=3, help=argparse.SUPPRESS)  # `first_candidates`' process
     arguments = parser.parse_args()
+    if arguments.first:
+        name, number, removed = arguments.first
+        drawn = prepare(name, int(number), float(removed))
+        print(json.dumps(score_first(drawn, own_widths(drawn))))
+        return
     peak = measured.peak_rate()
     results = [
-        measure(
-            pose(models.build(name, image_shape), image_shape, images),
-            removed,
-            together,
-            arguments.repeats,
-            arguments.compile,
-        )
+        measure(name, number, removed, arguments.repeats, arguments.compile)
         for name in arguments.networks
-        for image_shape, images, together in CASES[name]
+        for number in range(len(CASES[name]))
         for removed in REMOVED
     ]
     # Once more: the machine may have been slower at the beginning.

@@ -21,11 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import measured
-from candidates import CASES, MANY, ROUND, pose, with_candidates
+from candidates import MANY, ROUND, own_widths, prepare, score_first
 
-from jaxprune import importance, models
-from jaxprune.bucketed import evaluator, widths
-from jaxprune.bucketed.stages import run
+from jaxprune.bucketed import widths
 from jaxprune.run.compiled import SECONDS_WORTH_KEEPING
 
 NETWORK = "vgg16"
@@ -64,25 +62,14 @@ def score(removed: float, wider: bool) -> dict[str, float]:
     if wider:
         widths.STEPS = tuple((largest, 2 * step) for largest, step in widths.STEPS)
         widths.COARSEST *= 2
-    ((image_shape, images, together),) = CASES[NETWORK]
-    posed = pose(models.build(NETWORK, image_shape), image_shape, images)
-    drawn = with_candidates(posed, removed, together)
-    scores = evaluator(
-        drawn.network.apply,
-        drawn.structure,
-        drawn.variables,
-        drawn.x,
-        drawn.y,
-        importance=importance.l1(drawn.structure, drawn.variables),
-    )
-    run.clear_cache()
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        for first in range(0, MANY, ROUND):
-            scores(drawn.masks[first : first + ROUND])
-        seconds.append(time.perf_counter() - start)
-    return {"first": seconds[0], "later": seconds[1], "programs": run._cache_size()}
+    drawn = prepare(NETWORK, 0, removed)
+    scores = own_widths(drawn)
+    first = score_first(drawn, scores)
+    start = time.perf_counter()
+    for number in range(0, MANY, ROUND):
+        scores(drawn.masks[number : number + ROUND])
+    later = time.perf_counter() - start
+    return {"first": first["seconds"], "later": later, "programs": first["programs"]}
 
 
 def alone(way: Way, removed: float, cache: str) -> dict[str, float]:

@@ -3,7 +3,8 @@
 Calling a compiled program takes longer than a small piece of a small network. Consecutive pieces
 become one program where that makes no more programs necessary: where they depend on the masks of
 the same groups, and the shapes of all of them on the width of one group at most. Convolutions and
-pooling stay alone.
+pooling stay alone. In a large network, where calls do not count, so does what has no widths of its
+own, such as the loss: it is compiled once, in a chain once for each width.
 """
 
 import functools
@@ -11,6 +12,9 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from jaxprune.bucketed.stages import Code, Product, Rest, Stages
+
+LARGE = 1_000_000_000
+"""Multiply-adds of a whole candidate that take so long that one call more does not count."""
 
 
 class Part(NamedTuple):
@@ -61,6 +65,8 @@ def chains(
       same: the groups whose channels are all there, outside of products.
     """
     needs: dict[int, set[int]] = {value: set() for value in given}
+    products = (part.piece for part in parts if isinstance(part.piece, Product))
+    large = sum(product.multiply_adds for product in products) >= LARGE
     runs: list[list[Part]] = []
     needed: list[set[int]] = []
     for part in parts:
@@ -68,7 +74,7 @@ def chains(
         groups |= {g for p in part.piece.masked for g in staged.patterns[p].groups}
         groups |= {g for value in part.reads for g in needs.get(value, ())}
         needs.update((value, groups) for value in part.piece.makes)
-        if runs and needed[-1] == groups and _fits(staged, runs[-1], part, same):
+        if runs and needed[-1] == groups and _fits(staged, runs[-1], part, same, large):
             runs[-1].append(part)
         else:
             runs.append([part])
@@ -101,12 +107,18 @@ def _summed(staged: Stages, part: Part) -> set[int]:
     return {g for p in patterns for g in staged.patterns[p].groups}
 
 
-def _fits(staged: Stages, run: Sequence[Part], part: Part, same: Collection[int]) -> bool:
-    """Whether a piece can go on a chain."""
+def _fits(
+    staged: Stages, run: Sequence[Part], part: Part, same: Collection[int], large: bool
+) -> bool:
+    """Whether a piece goes on a chain."""
     if part.piece.alone or run[-1].piece.alone or _summed(staged, part) & set(same):
         return False
-    widths = [_widths(staged, one, same) | _summed(staged, one) for one in (*run, part)]
-    return len(set().union(*widths) - set(same)) <= 1
+    widths = [
+        (_widths(staged, one, same) | _summed(staged, one)) - set(same) for one in (*run, part)
+    ]
+    if large and any(widths) and not widths[-1]:
+        return False
+    return len(set().union(*widths)) <= 1
 
 
 def _chain(
