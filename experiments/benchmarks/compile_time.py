@@ -116,8 +116,9 @@ def page(about: Mapping[str, Any], removed: float, found: Mapping[str, Sequence[
         f"VGG-16, 256 images, candidates at their own widths with {100 * removed:.0f} % of the\n"
         f"parameters removed, by {ROUND} in a call; medians, each measurement in a process of\n"
         "its own. Later: the same candidates once more, when all is compiled. The package stays\n"
-        f"as it is: the command's cache takes programs of {SECONDS_WORTH_KEEPING} s and more, and\n"
-        "would hold hundreds of files for each network otherwise.\n"
+        "as it is: wider steps make all later candidates dearer, and the command's cache takes\n"
+        f"programs of {SECONDS_WORTH_KEEPING} s and more, as it would hold hundreds of files for each\n"
+        "network otherwise.\n"
     )
 
 
