@@ -30,8 +30,6 @@ import contextlib
 import copy
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -395,22 +393,25 @@ def own_widths(drawn: Drawn) -> Callable[[Any], Any]:
     )
 
 
+def score_all(drawn: Drawn, scores: Callable[[Any], Any]) -> float:
+    """Scores all candidates in rounds; the seconds that it takes."""
+    start = time.perf_counter()
+    for first in range(0, MANY, ROUND):
+        scores(drawn.masks[first : first + ROUND])
+    return time.perf_counter() - start
+
+
 def score_first(drawn: Drawn, scores: Callable[[Any], Any]) -> dict[str, Any]:
-    """Scores the first candidates, for which everything is compiled."""
+    """The same while everything is compiled for them, and what was."""
     run.clear_cache()
     with compile_phases() as phases:
-        start = time.perf_counter()
-        for first in range(0, MANY, ROUND):
-            scores(drawn.masks[first : first + ROUND])
-        seconds = time.perf_counter() - start
+        seconds = score_all(drawn, scores)
     return {"seconds": seconds, "programs": run._cache_size(), "phases": phases}
 
 
 def first_candidates(name: str, number: int, removed: float) -> dict[str, Any]:
     """`score_first` in a process of its own, as a search is."""
-    words = [sys.executable, __file__, "--first", name, str(number), str(removed)]
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured.in_child(__file__, ["--first", name, number, removed])
 
 
 def measure(name: str, number: int, removed: float, repeats: int, compile: bool) -> dict:

@@ -13,15 +13,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import measured
-from candidates import MANY, ROUND, own_widths, prepare, score_first
+from candidates import MANY, ROUND, own_widths, prepare, score_all, score_first
 
 from jaxprune.bucketed import widths
 from jaxprune.run.compiled import SECONDS_WORTH_KEEPING
@@ -65,29 +62,21 @@ def score(removed: float, wider: bool) -> dict[str, float]:
     drawn = prepare(NETWORK, 0, removed)
     scores = own_widths(drawn)
     first = score_first(drawn, scores)
-    start = time.perf_counter()
-    for number in range(0, MANY, ROUND):
-        scores(drawn.masks[number : number + ROUND])
-    later = time.perf_counter() - start
-    return {"first": first["seconds"], "later": later, "programs": first["programs"]}
+    return {
+        "first": first["seconds"],
+        "later": score_all(drawn, scores),
+        "programs": first["programs"],
+    }
 
 
 def alone(way: Way, removed: float, cache: str) -> dict[str, float]:
     """The same in a process of its own."""
-    environment = dict(os.environ)
-    environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {way.flags}".strip()
+    environment = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {way.flags}".strip()}
     if way.cached:
         environment["JAX_COMPILATION_CACHE_DIR"] = cache
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    words = ["--removed", str(removed), "--alone", *(["--wider"] if way.wider else [])]
-    done = subprocess.run(
-        [sys.executable, __file__, *words],
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    words = ["--removed", removed, "--alone", *(["--wider"] if way.wider else [])]
+    return measured.in_child(__file__, words, environment)
 
 
 def page(about: Mapping[str, Any], removed: float, found: Mapping[str, Sequence[Any]]) -> str:
@@ -117,8 +106,8 @@ def page(about: Mapping[str, Any], removed: float, found: Mapping[str, Sequence[
         f"parameters removed, by {ROUND} in a call; medians, each measurement in a process of\n"
         "its own. Later: the same candidates once more, when all is compiled. The package stays\n"
         "as it is: wider steps make all later candidates dearer, and the command's cache takes\n"
-        f"programs of {SECONDS_WORTH_KEEPING} s and more, as it would hold hundreds of files for each\n"
-        "network otherwise.\n"
+        f"programs of {SECONDS_WORTH_KEEPING} s and more, as it would hold hundreds of files for\n"
+        "each network otherwise.\n"
     )
 
 

@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,26 @@ def several(text: str) -> int:
     if not text.isdecimal() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 2")
     return int(text)
+
+
+def in_child(
+    script: str, words: Sequence[object], environment: Mapping[str, str] | None = None
+) -> Any:
+    """What a script prints last, as JSON, in a process of its own.
+
+    Args:
+        script: its file.
+        words: its options.
+        environment: variables that are set besides those of this process.
+    """
+    done = subprocess.run(
+        [sys.executable, script, *map(str, words)],
+        env={**os.environ, **(environment or {})},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:

@@ -21,11 +21,8 @@ quartiles are in the JSON. PyTorch, whose version is stated on every page, must 
 import argparse
 import json
 import math
-import os
 import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -197,13 +194,11 @@ def against_devices(repeats: int) -> list[Point]:
 def in_child(repeats: int) -> list[Point]:
     """`against_devices` in a process in which the CPU passes for eight devices."""
     environment = {
-        **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={max(DEVICES)}",
     }
-    words = [sys.executable, __file__, "--only-devices", "--repeats", str(repeats)]
-    child = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(child.stdout.splitlines()[-1])
+    words = ["--only-devices", "--repeats", repeats]
+    return measured.in_child(__file__, words, environment)
 
 
 # ---------------------------------------------------------------------------------------- the page
