@@ -47,11 +47,7 @@ def make(row: Row, runs: Path, results: Path) -> None:
     if not (out / "result.json").exists():
         begun = (out / "config.json").exists()
         words = ["--resume"] if begun else list(row.words)
-        subprocess.run(
-            [sys.executable, "-m", "jaxprune.run", "--out", str(out), *words],
-            check=True,
-            env={"JAXPRUNE_CACHE": str(runs / "cache"), **os.environ},
-        )
+        _run(["--out", str(out), *words], runs / "cache")
     result = json.loads((out / "result.json").read_text())
     versions = json.loads((out / "config.json").read_text())["versions"]
     results.mkdir(parents=True, exist_ok=True)
@@ -60,6 +56,18 @@ def make(row: Row, runs: Path, results: Path) -> None:
     kept.write_text(
         json.dumps({"command": row.command, "versions": versions, **result}, indent=1) + "\n"
     )
+
+
+def _run(words: Sequence[str], cache: Path) -> None:
+    """Runs the command; where it fails or is interrupted, it has said why, and this ends, too."""
+    command = [sys.executable, "-m", "jaxprune.run", *words]
+    with subprocess.Popen(command, env={"JAXPRUNE_CACHE": str(cache), **os.environ}) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the run has got it as well, and ends in its own time
+            code = process.wait()
+    if code:
+        sys.exit(code)
 
 
 def read(row: Row, results: Path) -> dict[str, Any] | None:
