@@ -260,6 +260,14 @@ def verdict(case: str, seeds: tuple[int, ...]) -> str:
         return f"ACNN: {NOT_RUN}."
     lowest = min(losses, key=lambda method: losses[method])
     lines.append(f"Of what was run, {lowest} loses least, {losses[lowest]:.2f}.")
+    uniform = losses.get("uniform_reconstruction")
+    if round(losses[lowest], 2) > paper / 2 and uniform is not None:
+        left = mean(one.params for one in points(case, lowest, ncr, SEEDS))
+        lines.append(
+            f"Uniform pruning in the order of reconstruction loses {uniform:.2f}: the budget, "
+            f"which leaves {left:.1f} % of the parameters, costs more than the choice of widths "
+            "changes."
+        )
     return f"At NCR {ncr:.2f} or more: " + " ".join(lines)
 
 
