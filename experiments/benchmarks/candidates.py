@@ -570,8 +570,8 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "for each core both matter less. On maps smaller than the kernel, products of matrices\n"
         "(`small_maps_cpu.md`) take its place. A batch with arrays that caches do not hold is\n"
         "divided (`jaxprune.bucketed.evaluator`).\n\n"
-        "PyTorch's rates of VGG-16 have differed by up to a half from run to run of this script,\n"
-        "more than the quartiles say: a ratio near 1 is no more than that.\n\n"
+        "PyTorch's rates of VGG-16 have differed from run to run of this script by more than the\n"
+        "quartiles say: a ratio near 1 is no more than that.\n\n"
         f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"
         "from before. A removal copies the network, finds what depends on what, and removes.\n"
     )
