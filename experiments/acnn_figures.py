@@ -30,11 +30,12 @@ from matplotlib.figure import Figure
 from rows import NOT_RUN, RESULTS, curves, parser, spread, table
 
 import jaxprune
-from jaxprune import methods, training
-from jaxprune.agents import acnn
-from jaxprune.config import RunConfig, resolve, versions
-from jaxprune.problem import Problem
-from jaxprune.run import job as jobs
+from jaxprune import training
+from jaxprune.commands.config import RunConfig, resolve, versions
+from jaxprune.commands.run import job as jobs
+from jaxprune.search import methods
+from jaxprune.search.agents import acnn
+from jaxprune.search.problem import Problem
 
 OUT = RESULTS / "acnn_figures"
 BETAS = (0.1, 0.3, 1.0, 1.5, 2.0, 3.0)

@@ -21,9 +21,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rows import spread, table
 
-from jaxprune import data, make_problem, models, trace, training
-from jaxprune.agents import ppo_lagrangian
-from jaxprune.problem import best
+from jaxprune import make_problem, trace, training
+from jaxprune.networks import bundled
+from jaxprune.search.agents import ppo_lagrangian
+from jaxprune.search.problem import best
+from jaxprune.training import data
 
 RESULTS = Path(__file__).parent / "results"
 BUDGETS = (("macs", 0.25), ("params", 0.1))
@@ -33,7 +35,7 @@ DUALS = ("ascent", "pid")
 def problems(seed):
     """The pruning problems of one trained network, as the command poses them."""
     digits = data.load("digits")
-    network = models.build("cnn", digits.train.images.shape[1:])
+    network = bundled.build("cnn", digits.train.images.shape[1:])
     preprocess = data.preprocess(digits, network.flat)
     recipe = training.default_recipe("cnn", "digits")
     variables = training.pretrained(network, digits, recipe, seed, None)

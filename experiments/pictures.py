@@ -6,7 +6,7 @@
 
 Runs `python -m jaxprune.run --method mcts --preset quick` in a terminal of its own, records what
 the terminal showed at the end, and writes `terminal.svg` and `report.png` to
-`jaxprune/docs/pictures`.
+`jaxprune/commands/docs/pictures`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-PICTURES = Path(__file__).parents[1] / "jaxprune" / "docs" / "pictures"
+PICTURES = Path(__file__).parents[1] / "jaxprune" / "commands" / "docs" / "pictures"
 COMMAND = ("python", "-m", "jaxprune.run", "--method", "mcts", "--preset", "quick")
 COLUMNS, LINES = 92, 34
 KEPT = 200  # lines of the recorded terminal: what scrolled away is in the picture, too

@@ -22,7 +22,9 @@ from statistics import mean, stdev
 
 import jax
 
-from jaxprune import data, models, training
+from jaxprune import training
+from jaxprune.networks import bundled
+from jaxprune.training import data
 
 RESULTS = Path(__file__).parent / "results" / "reference_accuracy.json"
 
@@ -42,7 +44,7 @@ TARGETS = {
 def measure(model: str, dataset_name: str, seed: int, data_dir: str | None) -> dict:
     """Trains one network, or takes it from the cache, and measures it."""
     dataset = data.load(dataset_name, data_dir)
-    network = models.build(model, dataset.train.images.shape[1:], dataset.num_classes)
+    network = bundled.build(model, dataset.train.images.shape[1:], dataset.num_classes)
     recipe = training.default_recipe(model, dataset_name).resolved()
     epochs: list[int] = []
 
@@ -145,7 +147,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, choices=models.NAMES)
+    parser.add_argument("--model", required=True, choices=bundled.NAMES)
     parser.add_argument("--dataset", required=True, choices=data.NAMES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data-dir", help="default: $TFDS_DATA_DIR")

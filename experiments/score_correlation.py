@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
-from jaxprune import compact, data, models, trace, training
-from jaxprune.baselines.removal import least_removal
-from jaxprune.envs import filterwise
-from jaxprune.problem import make_problem
+from jaxprune import compact, trace, training
+from jaxprune.networks import bundled
+from jaxprune.search.baselines.removal import least_removal
+from jaxprune.search.envs import filterwise
+from jaxprune.search.problem import make_problem
+from jaxprune.training import data
 
 RESULTS = Path(__file__).parent / "results" / "score_correlation.md"
 BUDGET = 0.25
@@ -50,7 +52,7 @@ def random_masks(problem, seed: int, count: int) -> np.ndarray:
 def correlations(seed: int, count: int) -> dict[str, dict[str, float]]:
     """{score: {"accuracy", "loss"}} of one pretrained network."""
     digits = data.load("digits")
-    network = models.build("cnn", (8, 8, 1))
+    network = bundled.build("cnn", (8, 8, 1))
     preprocess = data.preprocess(digits, network.flat)
     recipe = training.default_recipe("cnn", "digits")
     variables = training.pretrained(network, digits, recipe, seed)

@@ -9,16 +9,44 @@ or all of it in one call:
 
     small = jaxprune.prune(apply, params, x, cost="macs", budget=0.5, importance="l1")
 
-The names below load their modules when they are first used, so that `jaxprune.optim` can be
+The package has ten rooms, and each imports only from those above it:
+
+    dependency   which channels must be removed together: trace, masked, compact
+    optim        proximal operators and dual steps as optax transforms (needs jax and optax alone)
+    importance   what a channel is worth, and how the others make up for it
+    files        what lies on disk, whole or not at all
+    scoring      how good many candidates are, quickly
+    costs        what a network costs, what may remain, and which channels go then
+    networks     how networks come in and go out, and the bundled ones
+    training     how weights are fitted, and on which data
+    search       who decides: environments, agents, baselines
+    commands     what a person types and reads
+
+Rooms and the names below are loaded when they are first used, so that `jaxprune.optim` can be
 imported without the rest.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxprune.version import __version__
+
 if TYPE_CHECKING:
-    from jaxprune.adapters import from_equinox, from_haiku, from_linen, from_nnx
-    from jaxprune.compensation import compensate
+    from jaxprune import (
+        commands,
+        costs,
+        dependency,
+        files,
+        importance,
+        networks,
+        optim,
+        scoring,
+        search,
+        training,
+    )
+    from jaxprune.costs.limits import Kept, Limits
+    from jaxprune.costs.pruning import prune
+    from jaxprune.costs.selection import select
     from jaxprune.dependency import (
         CompactNetwork,
         CouplingError,
@@ -31,15 +59,31 @@ if TYPE_CHECKING:
         trace,
     )
     from jaxprune.errors import UserError
-    from jaxprune.evaluate import Scores
-    from jaxprune.export import LoadedNetwork, load, save
-    from jaxprune.limits import Kept, Limits
-    from jaxprune.narrow import linen_module, nnx_module
-    from jaxprune.problem import Archive, Problem, SearchResult, best, make_problem
-    from jaxprune.pruning import prune
-    from jaxprune.selection import select
+    from jaxprune.importance.compensation import compensate
+    from jaxprune.networks.adapters import from_equinox, from_haiku, from_linen, from_nnx
+    from jaxprune.networks.export import LoadedNetwork, load, save
+    from jaxprune.networks.narrow import linen_module, nnx_module
+    from jaxprune.scoring.evaluation import Scores
+    from jaxprune.search.problem import Archive, Problem, SearchResult, best, make_problem
 
-__version__ = "0.1.0"
+_ROOMS = (
+    *("dependency", "optim", "importance", "files", "scoring"),
+    *("costs", "networks", "training", "search", "commands"),
+)
+_HOMES = {
+    "costs.limits": "Kept Limits",
+    "costs.pruning": "prune",
+    "costs.selection": "select",
+    "dependency": "CompactNetwork CouplingError Frozen Group Layer Structure compact masked trace",
+    "errors": "UserError",
+    "importance.compensation": "compensate",
+    "networks.adapters": "from_equinox from_haiku from_linen from_nnx",
+    "networks.export": "LoadedNetwork load save",
+    "networks.narrow": "linen_module nnx_module",
+    "scoring.evaluation": "Scores",
+    "search.problem": "Archive Problem SearchResult best make_problem",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "Archive",
@@ -56,47 +100,43 @@ __all__ = [
     "SearchResult",
     "Structure",
     "UserError",
+    "__version__",
     "best",
+    "commands",
     "compact",
     "compensate",
+    "costs",
+    "dependency",
+    "files",
     "from_equinox",
     "from_haiku",
     "from_linen",
     "from_nnx",
+    "importance",
     "linen_module",
     "load",
     "make_problem",
     "masked",
+    "networks",
     "nnx_module",
+    "optim",
     "prune",
     "save",
+    "scoring",
+    "search",
     "select",
     "trace",
+    "training",
 ]
-
-_HOMES = {
-    "jaxprune.adapters": "from_equinox from_haiku from_linen from_nnx",
-    "jaxprune.compensation": "compensate",
-    "jaxprune.dependency": (
-        "CompactNetwork CouplingError Frozen Group Layer Structure compact masked trace"
-    ),
-    "jaxprune.errors": "UserError",
-    "jaxprune.evaluate": "Scores",
-    "jaxprune.export": "LoadedNetwork load save",
-    "jaxprune.limits": "Kept Limits",
-    "jaxprune.narrow": "linen_module nnx_module",
-    "jaxprune.problem": "Archive Problem SearchResult best make_problem",
-    "jaxprune.pruning": "prune",
-    "jaxprune.selection": "select",
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"jaxprune.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(f"jaxprune.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

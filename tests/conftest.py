@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxprune
-from jaxprune.evaluate import Scores
-from jaxprune.problem import Problem
+from jaxprune.scoring.evaluation import Scores
+from jaxprune.search.problem import Problem
 
 MAPPINGS = Path("/proc/self/maps")
 MOST_MAPPINGS = 20_000

@@ -16,18 +16,21 @@ import numpy as np
 import pytest
 
 import jaxprune
-from jaxprune import agents, config, docs, methods, presets
-from jaxprune.data import prepare
+from jaxprune.commands import config, docs, presets
+from jaxprune.commands.main import COMMANDS
+from jaxprune.commands.main import main as command_line
+from jaxprune.commands.run import arguments
+from jaxprune.commands.run.command import main
 from jaxprune.dependency.rules import RULES
-from jaxprune.run import arguments
-from jaxprune.run.command import main
+from jaxprune.search import agents, methods
+from jaxprune.training.data import prepare
 from marks import slow_if_in
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 # Those of the checkout, also where the package is installed: their links lead through it.
 PAGES = {"README": README} | {
-    path.stem: ROOT / "jaxprune" / "docs" / path.name for path in docs.PAGES
+    path.stem: ROOT / "jaxprune" / "commands" / "docs" / path.name for path in docs.PAGES
 }
 
 every_page = pytest.mark.parametrize("name", PAGES)
@@ -91,7 +94,7 @@ def test_python_runs(name, folder, capsys):
 
 def test_there_are_pages_and_examples():
     assert {path.stem for path in docs.PAGES} == {
-        path.stem for path in (ROOT / "jaxprune" / "docs").glob("*.md")
+        path.stem for path in (ROOT / "jaxprune" / "commands" / "docs").glob("*.md")
     }
     assert len(PAGES) >= 8
     assert sum(len(blocks(name, "python")) for name in PAGES) >= 15
@@ -110,14 +113,16 @@ def commands(name):
 
 
 def help_of(program, monkeypatch, capsys):
-    """What `python PROGRAM --help` prints."""
-    *words, last = program
-    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    """What `jaxprune COMMAND --help` or `python SCRIPT --help` prints."""
+    *command, last = program
     monkeypatch.setenv("COLUMNS", "200")
-    run = runpy.run_module if words == ["-m"] else runpy.run_path
-    with pytest.raises(SystemExit) as ended:
-        run(last, run_name="__main__")
-    assert ended.value.code in (0, None)
+    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    if command:
+        assert command_line([last, "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(last, run_name="__main__")
+        assert ended.value.code in (0, None)
     return capsys.readouterr().out
 
 
@@ -157,19 +162,19 @@ def test_commands_can_be_typed(name, folder, monkeypatch, capsys):
             assert words[1:] in ([], ["-m", "slow"])
         elif words[:3] == ["python", "-m", "jaxprune.run"]:
             check_run(words[3:], folder)
-        elif words[:3] == ["python", "-m", "jaxprune.data"]:
-            assert words[3] == "prepare"
-            assert words[4] in prepare.NAMES
+        elif words[:2] == ["jaxprune", "data"]:
+            assert words[2] == "prepare"
+            assert words[3] in prepare.NAMES
             assert [word for word in words if word.startswith("--")] in ([], ["--data-dir"])
-        elif words[:2] == ["python", "-m"]:
-            assert words[2].startswith("jaxprune.")
-            programs.setdefault(("-m", words[2]), []).extend(words[3:])
+        elif words[0] == "jaxprune":
+            assert words[1] in COMMANDS
+            programs.setdefault(("jaxprune", words[1]), []).extend(words[2:])
         else:
             assert words[0] == "python", line
             assert (ROOT / words[1]).is_file(), words[1]
             programs.setdefault((str(ROOT / words[1]),), []).extend(words[2:])
     for program, words in programs.items():
-        if program[-1] == "jaxprune.sweep":  # it takes the options of a run, too
+        if program == ("jaxprune", "sweep"):  # it takes the options of a run, too
             assert set(words) & {"--method", "--budget", "--seed", "--out"}
         else:
             shown = help_of(program, monkeypatch, capsys)
@@ -198,8 +203,8 @@ def test_every_method_is_named_where_one_chooses():
 
 def test_the_names_in_the_glossary_exist():
     fields = {}
-    modules = [importlib.import_module("jaxprune.problem"), jaxprune.budgets]
-    for found in pkgutil.walk_packages(agents.__path__, "jaxprune.agents."):
+    modules = [importlib.import_module("jaxprune.search.problem"), jaxprune.costs.budgets]
+    for found in pkgutil.walk_packages(agents.__path__, "jaxprune.search.agents."):
         modules.append(importlib.import_module(found.name))
     for module in modules:
         for name, kind in vars(module).items():

@@ -5,8 +5,9 @@ import datetime
 import jax
 import pytest
 
-from jaxprune import config, methods
-from jaxprune.run import job as jobs
+from jaxprune.commands import config
+from jaxprune.commands.run import job as jobs
+from jaxprune.search import methods
 from marks import slow_if_in
 
 compiled: list[str] = []

@@ -6,7 +6,7 @@ LeNet-300-100 with prunable inputs on MNIST, at the paper's compression rate, tr
 epochs (or whatever the cache holds). A round is `episodes` networks pruned layer by layer, each
 scored on the same images after every layer, and the learning from their steps. Here a round also
 scores an episode without exploration and the best networks on validation images, and keeps the
-candidates; networks are scored at their own widths (`jaxprune.bucketed`), and those that the same
+candidates; networks are scored at their own widths (`scoring.own_widths`), and those that the same
 search has scored before are looked up: how many is printed. In PyTorch it is Algorithm 1, plainly:
 one episode at a time; for each layer one call of the actor, the weights sliced, the accuracy of the
 smaller network; when the replay holds the round's steps, minibatches of it with Adam and the soft
@@ -44,14 +44,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from jaxprune import data, make_problem, models, trace, training
-from jaxprune.agents import acnn, amc
-from jaxprune.agents.ddpg.config import Config
-from jaxprune.agents.ddpg.rollout import most_removed
-from jaxprune.envs import groups
-from jaxprune.envs.observations import attributes, observer
-from jaxprune.envs.reach import least_removed
-from jaxprune.problem import Host, Problem, on_host
+from jaxprune import make_problem, trace, training
+from jaxprune.costs import within_groups
+from jaxprune.networks import bundled
+from jaxprune.search.agents import acnn, amc
+from jaxprune.search.agents.ddpg.config import Config
+from jaxprune.search.agents.ddpg.rollout import most_removed
+from jaxprune.search.envs.observations import attributes, observer
+from jaxprune.search.envs.reach import least_removed
+from jaxprune.search.problem import Host, Problem, on_host
+from jaxprune.training import data
 
 BUDGET = "=342"  # of 1,184 neurons: an NCR of 3.46
 EPOCHS = 3
@@ -117,7 +119,7 @@ class Network:
         self.biases = [torch.from_numpy(np.array(layer["bias"])) for layer in params.values()]
         self.sizes = [len(kernel) for kernel in kernels]
         parts = np.split(importance, np.cumsum(self.sizes)[:-1])
-        # The most important neurons first, ties as `groups.rank` breaks them.
+        # The most important neurons first, ties as `within_groups.rank` breaks them.
         self.order = [
             torch.from_numpy(np.argsort(part, kind="stable")[::-1].copy()) for part in parts
         ]
@@ -297,7 +299,7 @@ class Amc(Algorithm1):
     entries = 10
 
     def observe(self, step, widths, previous):
-        """AMC's state, as `jaxprune.envs.observations` says it."""
+        """AMC's state, as `jaxprune.search.envs.observations` says it."""
         *static, rest = self.network.attributes[step].tolist()
         reduced = 1 - sum(widths) / sum(self.network.sizes)
         return torch.tensor([*static, reduced, rest, previous])
@@ -373,7 +375,7 @@ class Posed(NamedTuple):
 def pose(images):
     """Poses the problem."""
     mnist = data.load("mnist")
-    network = models.build("lenet300", mnist.train.images.shape[1:])
+    network = bundled.build("lenet300", mnist.train.images.shape[1:])
     recipe = dataclasses.replace(training.default_recipe("lenet300", "mnist"), epochs=EPOCHS)
     variables = training.pretrained(network, mnist, recipe, seed=0)
     inputs = data.preprocess(mnist, network.flat)
@@ -397,7 +399,7 @@ def check(problem, loop, tries=20):
     """Both sides must agree on accuracies, observations and bounds, for random widths."""
     structure, network = problem.structure, loop.network
     sizes = tuple(group.size for group in structure.groups)
-    rank = groups.rank(sizes, problem.importance)
+    rank = within_groups.rank(sizes, problem.importance)
     observe = jax.jit(observer(loop.config.observation, structure, problem.cost))
     bound = jax.jit(
         lambda step, mask: least_removed(

@@ -7,8 +7,8 @@ one mean, the least important filters first. For candidates that lack one filter
 another one each, and for means with which 80 % and 90 % of the parameters go, the same candidates
 are scored on the same images in these ways:
 
-- full width: `evaluate` of `jaxprune.evaluate`, all candidates in one compiled call;
-- own widths: `evaluator` of `jaxprune.bucketed`, all candidates in one call, widths rounded up, by
+- full width: `evaluate` of `jaxprune.scoring.evaluation`, all candidates in one compiled call;
+- own widths: `evaluator` of `scoring.own_widths`, all candidates in one call, widths rounded up, by
   as many threads as there are cores;
 - PyTorch: the filters removed from a PyTorch network beforehand, one candidate after another;
 - PyTorch, masked: the whole PyTorch network with the weights of removed filters zero;
@@ -41,13 +41,14 @@ import numpy as np
 import torch
 import torch_pruning
 
-from jaxprune import compact, costs, importance, masked, models, trace
-from jaxprune.bucketed import evaluator
-from jaxprune.bucketed.stages import run
+from jaxprune import compact, costs, importance, masked, trace
+from jaxprune.costs import within_groups
 from jaxprune.dependency import Structure
-from jaxprune.envs import groups
-from jaxprune.evaluate import evaluate
-from jaxprune.models import Network
+from jaxprune.networks import bundled
+from jaxprune.networks.bundled import Network
+from jaxprune.scoring.evaluation import evaluate
+from jaxprune.scoring.own_widths import evaluator
+from jaxprune.scoring.own_widths.stages import run
 
 Case = tuple[tuple[int, int, int], int, int]
 """Shape of an image, how many images, how many candidates are timed together."""
@@ -186,7 +187,7 @@ def with_candidates(posed: Drawn, removed: float, together: int) -> Drawn:
     """Candidates that lack a part of the parameters on average."""
     structure = posed.structure
     sizes = tuple(group.size for group in structure.groups)
-    rank = np.asarray(groups.rank(sizes, importance.l1(structure, posed.variables)))
+    rank = np.asarray(within_groups.rank(sizes, importance.l1(structure, posed.variables)))
     masks = candidates(structure, rank, removed, MANY)
     return posed._replace(masks=masks, few=masks[:together])
 
@@ -194,7 +195,7 @@ def with_candidates(posed: Drawn, removed: float, together: int) -> Drawn:
 def prepare(name: str, number: int, removed: float) -> Drawn:
     """The candidates of a network's case, by its number, that lack a part of the parameters."""
     image_shape, images, together = CASES[name][number]
-    posed = pose(models.build(name, image_shape), image_shape, images)
+    posed = pose(bundled.build(name, image_shape), image_shape, images)
     return with_candidates(posed, removed, together)
 
 
@@ -569,7 +570,7 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "there are, and hardly divides a convolution of a large map among cores: with a candidate\n"
         "for each core both matter less. On maps smaller than the kernel, products of matrices\n"
         "(`small_maps_cpu.md`) take its place. A batch with arrays that caches do not hold is\n"
-        "divided (`jaxprune.bucketed.evaluator`).\n\n"
+        "divided (`jaxprune.scoring.own_widths.evaluator`).\n\n"
         "PyTorch's rates of VGG-16 have differed from run to run of this script by more than the\n"
         "quartiles say: a ratio near 1 is no more than that.\n\n"
         f"torch.compile was given the first {COMPILED} candidates of each case, with nothing kept\n"

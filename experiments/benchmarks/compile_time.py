@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import measured
 from candidates import MANY, ROUND, own_widths, prepare, score_all, score_first
 
-from jaxprune.bucketed import widths
-from jaxprune.run.compiled import SECONDS_WORTH_KEEPING
+from jaxprune.commands.run.compiled import SECONDS_WORTH_KEEPING
+from jaxprune.scoring.own_widths import widths
 
 NETWORK = "vgg16"
 PACKAGES = ("jax", "jaxlib", "numpy")

@@ -6,7 +6,7 @@ One round prunes K networks layer by layer with the policy, scores all of them o
 counts their parameters, and takes the steps of PPO-Lagrangian (coarse strategy, Table 5.3 of the
 thesis: 64-64 networks, minibatches of 64, 10 epochs; the stop at the KL target is turned off, so
 that both do the same number of steps). Here all K are played in one call and scored at their own
-widths (`jaxprune.bucketed`). The PyTorch loop is what reinforcement learning libraries do with an
+widths (`scoring.own_widths`). The PyTorch loop is what reinforcement learning libraries do with an
 environment in Python: one policy call for each layer, one network after another made smaller by
 slicing its weights and evaluated, then the same number of optimizer steps. The two take turns;
 medians and quartiles are printed. The first rounds, in which most of the widths are compiled that
@@ -25,9 +25,11 @@ import numpy as np
 import torch
 from candidates import torch_network
 
-from jaxprune import make_problem, models, trace
-from jaxprune.agents import ppo_lagrangian
-from jaxprune.envs import groups, layerwise
+from jaxprune import make_problem, trace
+from jaxprune.costs import within_groups
+from jaxprune.networks import bundled
+from jaxprune.search.agents import ppo_lagrangian
+from jaxprune.search.envs import layerwise
 
 CASES = {"lenet300": ((28, 28, 1), 512), "vgg11": ((32, 32, 3), 32)}
 BUDGET = 0.2
@@ -167,7 +169,7 @@ class TorchLoop:
 def measure(name, repeats, episodes):
     """Seconds of a round for both, every one a list of `repeats` measurements."""
     image_shape, images = CASES[name]
-    network = models.build(name, image_shape)
+    network = bundled.build(name, image_shape)
     variables = network.init(jax.random.key(0))
     shape = (images, int(np.prod(image_shape))) if network.flat else (images, *image_shape)
     x = jax.random.normal(jax.random.key(1), shape)
@@ -180,7 +182,7 @@ def measure(name, repeats, episodes):
         episodes=episodes, target_kl=1e9, validated=1, initial_ratio=0.9, ratio_rise=0.0
     )
     rules = layerwise.rules(structure)
-    rank = np.asarray(groups.rank(rules.sizes, problem.importance))
+    rank = np.asarray(within_groups.rank(rules.sizes, problem.importance))
 
     host = jax.tree.map(np.asarray, variables)
     dense = torch_network(host["params"], host.get("batch_stats"))

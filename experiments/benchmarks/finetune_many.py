@@ -33,12 +33,13 @@ import numpy as np
 import torch
 from candidates import draw, torch_network, without
 
-from jaxprune import compact, importance, masked, models, trace, training
-from jaxprune.data import Split
-from jaxprune.data.pipeline import Preprocess
+from jaxprune import compact, importance, masked, trace, training
+from jaxprune.costs import within_groups
 from jaxprune.dependency import Structure
-from jaxprune.envs import groups
-from jaxprune.models import Network
+from jaxprune.networks import bundled
+from jaxprune.networks.bundled import Network
+from jaxprune.training.data import Split
+from jaxprune.training.data.pipeline import Preprocess
 
 IMAGE_SHAPE = (32, 32, 3)
 BATCH = 64
@@ -75,12 +76,12 @@ class Task(NamedTuple):
 
 def pose(candidates: int, steps: int, *, model: str = "vgg11", epochs: int = 1) -> Task:
     """Candidates of a network and images for so many steps an epoch, all at random."""
-    network = models.build(model, IMAGE_SHAPE)
+    network = bundled.build(model, IMAGE_SHAPE)
     variables = network.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     structure = trace(network.apply, variables, np.zeros((1, *IMAGE_SHAPE), np.float32))
     sizes = tuple(group.size for group in structure.groups)
-    rank = np.asarray(groups.rank(sizes, importance.l1(structure, variables)))
+    rank = np.asarray(within_groups.rank(sizes, importance.l1(structure, variables)))
     masks = draw(structure, rank, rng.uniform(*REMOVED, (candidates, 1)), candidates, rng)
     images = rng.integers(0, 256, (steps * BATCH, *IMAGE_SHAPE), np.uint8)
     split = Split(images, rng.integers(0, 10, len(images), np.int32))
@@ -273,7 +274,7 @@ def verdict(result: dict[str, Any]) -> str:
         "convolutions more, of shapes at which XLA's\nlibrary for CPUs is slower than PyTorch's; "
         "and each network of other widths is a program of its own,\nwhich takes longer to compile "
         "than a few dozen steps take. Max-pooling's gradient, which had\ntaken longest, is made of "
-        "comparisons (`jaxprune.lowering`), and as many networks are trained at once\nas there are "
+        "comparisons (`scoring.lowering`), and as many networks are trained at once\nas there are "
         "cores. Tried without a gain that holds at all widths: gradients of the weights as\n"
         "products of matrices, channels filled up to a multiple of 4, 8 or 16."
     )

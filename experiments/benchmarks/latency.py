@@ -28,7 +28,8 @@ import jax
 import numpy as np
 
 import jaxprune
-from jaxprune import costs, models
+from jaxprune import costs
+from jaxprune.networks import bundled
 
 try:
     import torch
@@ -107,7 +108,7 @@ def torch_network(variables):
 
 def networks(name):
     """For each fraction of `REMOVED`: what is left of the multiply-adds, a function, its params."""
-    network = models.build(name, IMAGE)
+    network = bundled.build(name, IMAGE)
     variables = network.init(jax.random.key(0))
     x = jax.numpy.zeros((1, *IMAGE))
     structure = jaxprune.trace(network.apply, variables, x)

@@ -5,7 +5,7 @@
 A round prunes K networks layer by layer with the policy and takes the steps of PPO (coarse
 strategy, Table 5.3 of the thesis: 64-64 networks, minibatches of 64, 10 epochs; the stop at the KL
 target is turned off, so that both do the same number of steps). Here it is `update` of
-`jaxprune.agents.ppo_lagrangian`, whole: it also plays a network by the policy's means and one
+`search.agents.ppo_lagrangian`, whole: it also plays a network by the policy's means and one
 scaled to the budget, scores the best on validation images, and keeps all of them; and it has a
 second critic, for the cost. Stable-baselines3 plays the same environment written by hand for
 Gymnasium; its reward is the accuracy less the cost weighted by a multiplier, which a callback
@@ -44,12 +44,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from jaxprune import make_problem, models, trace
-from jaxprune.agents import ppo_lagrangian
-from jaxprune.agents.ppo_lagrangian import fitting, normalization
-from jaxprune.envs import groups, layerwise
-from jaxprune.evaluate import Scores
-from jaxprune.problem import Problem
+from jaxprune import make_problem, trace
+from jaxprune.costs import within_groups
+from jaxprune.networks import bundled
+from jaxprune.scoring.evaluation import Scores
+from jaxprune.search.agents import ppo_lagrangian
+from jaxprune.search.agents.ppo_lagrangian import fitting, normalization
+from jaxprune.search.envs import layerwise
+from jaxprune.search.problem import Problem
 
 SHAPES = {"lenet300": (28, 28, 1), "vgg11": (32, 32, 3)}
 IMAGES = 512
@@ -172,7 +174,7 @@ class Case(NamedTuple):
 
 def pose(name: str, *, evaluation: bool) -> Case:
     """A network with random weights, to be scored with or without evaluating candidates."""
-    network = models.build(name, SHAPES[name])
+    network = bundled.build(name, SHAPES[name])
     variables = network.init(jax.random.key(0))
     images = IMAGES if evaluation else 1
     shape = (images, int(np.prod(SHAPES[name]))) if network.flat else (images, *SHAPES[name])
@@ -187,7 +189,7 @@ def pose(name: str, *, evaluation: bool) -> Case:
     )
     host = jax.tree.map(np.asarray, variables)
     dense = torch_network(host["params"], host.get("batch_stats"))
-    rank = np.asarray(groups.rank(rules.sizes, problem.importance))
+    rank = np.asarray(within_groups.rank(rules.sizes, problem.importance))
     by_layer = np.split(rank, np.cumsum(rules.sizes)[:-1])
     torch_x = np.asarray(x) if network.flat else np.transpose(np.asarray(x), (0, 3, 1, 2))
     return Case(name, evaluation, problem, rules, evaluated(dense, by_layer, torch_x, y))
@@ -223,7 +225,7 @@ def check(case: Case, tries: int = 10) -> None:
     """Both environments must agree on observations, costs and rewards, for random actions."""
     config, rules, problem = settings(1), case.rules, case.problem
     environment = LayerwisePruning(rules, config.initial_ratio, case.score)
-    rank = groups.rank(rules.sizes, problem.importance)
+    rank = within_groups.rank(rules.sizes, problem.importance)
     table = jnp.asarray(rules.observations)
     statistics_ = normalization.update(normalization.init(table.shape[1:]), table)
     seen = np.asarray(normalization.normalize(statistics_, table))

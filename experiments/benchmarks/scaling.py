@@ -3,13 +3,13 @@
     python experiments/benchmarks/scaling.py [--repeats 5]
 
 Candidates are drawn as in `candidates.py` and scored in two ways that take turns: at full width
-(`jaxprune.evaluate`), in one compiled call, and at their own widths (`jaxprune.bucketed`), which
+(`scoring.evaluation`), in one compiled call, and at their own widths (`scoring.own_widths`), which
 follow what is left of each. Of four things one is changed at a time:
 
 - K, the candidates of a call, which lack 80 % of the parameters;
 - the part of the parameters that is left;
 - the parameters of the dense network, an MLP of two equal layers, of which 80 % are removed;
-- the devices that a call's candidates are divided among (`jaxprune.devices`), at full width. A
+- the devices that a call's candidates are divided among (`scoring.devices`), at full width. A
   CPU passes for eight of them in a process of its own. They share its cores, so the time cannot
   fall with their number; what each of them computes, counted in its compiled program, must.
 
@@ -36,10 +36,12 @@ import numpy as np
 from candidates import Drawn, candidates, pose, without
 from matplotlib.axes import Axes
 
-from jaxprune import costs, devices, importance, masked, models
-from jaxprune.bucketed import evaluator
-from jaxprune.envs import groups
-from jaxprune.evaluate import evaluate
+from jaxprune import costs, importance, masked
+from jaxprune.costs import within_groups
+from jaxprune.networks import bundled
+from jaxprune.scoring import devices
+from jaxprune.scoring.evaluation import evaluate
+from jaxprune.scoring.own_widths import evaluator
 
 REMOVED = 0.8
 COUNTS = {"lenet300": (1, 2, 4, 8, 16, 32, 64, 128, 256), "vgg11": (1, 2, 4, 8, 16)}
@@ -79,7 +81,7 @@ def seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, l
 def masks_of(posed: Drawn, removed: float, count: int) -> np.ndarray:
     """Candidates that lack a part of the parameters on average, `[count, N]`."""
     sizes = tuple(group.size for group in posed.structure.groups)
-    rank = np.asarray(groups.rank(sizes, importance.l1(posed.structure, posed.variables)))
+    rank = np.asarray(within_groups.rank(sizes, importance.l1(posed.structure, posed.variables)))
     return candidates(posed.structure, rank, removed, count, most=1.3)
 
 
@@ -104,7 +106,7 @@ def both_ways(posed: Drawn) -> Callable[[np.ndarray], dict[str, Callable[[], obj
 
 def against_number(name: str, repeats: int) -> list[Point]:
     """Seconds of a call against the candidates in it."""
-    posed = pose(models.build(name, SHAPES[name]), SHAPES[name], IMAGES[name])
+    posed = pose(bundled.build(name, SHAPES[name]), SHAPES[name], IMAGES[name])
     calls = both_ways(posed)
     masks = masks_of(posed, REMOVED, max(COUNTS[name]))
     return [
@@ -114,7 +116,7 @@ def against_number(name: str, repeats: int) -> list[Point]:
 
 def against_left(name: str, repeats: int) -> list[Point]:
     """Seconds of a candidate against the part of the parameters that is left."""
-    posed = pose(models.build(name, SHAPES[name]), SHAPES[name], IMAGES[name])
+    posed = pose(bundled.build(name, SHAPES[name]), SHAPES[name], IMAGES[name])
     calls = both_ways(posed)
     points = []
     for left in LEFT:
@@ -143,9 +145,9 @@ def against_size(repeats: int) -> list[Point]:
     return points
 
 
-def mlp(width: int) -> models.Network:
+def mlp(width: int) -> bundled.Network:
     """Two layers of one width on images of 28 x 28."""
-    module = models.MLP((width, width))
+    module = bundled.MLP((width, width))
 
     def init(key: jax.Array) -> dict[str, Any]:
         return dict(module.init(key, jnp.zeros((1, math.prod(SHAPES["lenet300"])))))
@@ -153,7 +155,7 @@ def mlp(width: int) -> models.Network:
     def apply(variables: dict[str, Any], x: jax.Array) -> Any:
         return module.apply(variables, x)
 
-    return models.Network(
+    return bundled.Network(
         f"mlp of {width}", module, True, init, apply, lambda variables, x: (apply(variables, x), {})
     )
 
@@ -166,7 +168,7 @@ def each(times: dict[str, list[float]], count: int) -> dict[str, list[float]]:
 def against_devices(repeats: int) -> list[Point]:
     """Seconds of a call and candidates that a device scores in it, where JAX sees eight devices."""
     name = "lenet300"
-    posed = pose(models.build(name, SHAPES[name]), SHAPES[name], IMAGES[name])
+    posed = pose(bundled.build(name, SHAPES[name]), SHAPES[name], IMAGES[name])
     apply = masked(posed.network.apply, posed.structure)
     masks = posed.structure.unflatten(jnp.asarray(masks_of(posed, REMOVED, DIVIDED)))
     given = (apply, posed.variables, masks, posed.x, posed.y)

@@ -1,4 +1,4 @@
-"""Convolutions of small maps: XLA's on this device, and as `jaxprune.lowering` computes them.
+"""Convolutions of small maps: XLA's on this device, and as `scoring.lowering` computes them.
 
     python experiments/benchmarks/small_maps.py [--repeats 7]
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxprune import lowering
-from jaxprune.lowering import convolutions
+from jaxprune.scoring import lowering
+from jaxprune.scoring.lowering import convolutions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CASES = [
@@ -98,7 +98,7 @@ def main():
             "",
             f"`{command}`: {jax.devices()[0].device_kind} {platform.machine()},",
             f"jax {jax.__version__}, Python {platform.python_version()}. Milliseconds, medians;",
-            "`jaxprune.lowering` takes products where maps are smaller than the kernel, and where",
+            "`scoring.lowering` takes products where maps are smaller than the kernel, and where",
             "the kernel has one position. They are one for each position of the kernel; or one in",
             "all with a kernel that is unrolled, where each output reads each input and there are",
             f"at most {convolutions.ENTRIES_FOR_EACH:,} entries of it for each image.",

@@ -37,13 +37,13 @@ import measured
 import numpy as np
 
 import jaxprune
-from jaxprune.agents.mcts import tree
-from jaxprune.agents.mcts.agent import policy_value
-from jaxprune.agents.mcts.config import Config
-from jaxprune.agents.mcts.features import NUM_FEATURES, features
-from jaxprune.agents.mcts.network import PolicyValueNetwork, choose_head, initial_variables
-from jaxprune.envs import filterwise
-from jaxprune.envs.filterwise import Rules
+from jaxprune.search.agents.mcts import tree
+from jaxprune.search.agents.mcts.agent import policy_value
+from jaxprune.search.agents.mcts.config import Config
+from jaxprune.search.agents.mcts.features import NUM_FEATURES, features
+from jaxprune.search.agents.mcts.network import PolicyValueNetwork, choose_head, initial_variables
+from jaxprune.search.envs import filterwise
+from jaxprune.search.envs.filterwise import Rules
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -89,7 +89,7 @@ Expand = Callable[[np.ndarray], tuple[np.ndarray, float, bool]]
 
 
 def python_puct(root_mask: np.ndarray, expand: Expand, simulations: int, c: float) -> np.ndarray:
-    """PUCT with the formula of mctx and the value transform of `jaxprune.agents.mcts.tree`.
+    """PUCT with the formula of mctx and the value transform of `jaxprune.search.agents.mcts.tree`.
 
     Args:
         root_mask: the position to search from, `[N]`.

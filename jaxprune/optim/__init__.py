@@ -17,12 +17,7 @@ What is here:
 from jaxprune.optim import prox
 from jaxprune.optim.accelerated import FistaState, fista, fista_eval_params
 from jaxprune.optim.dual import DualAscentState, DualPIDState, dual_ascent, dual_pid
-from jaxprune.optim.lagrangian import (
-    Lagrangian,
-    LagrangianInfo,
-    LagrangianState,
-    lagrangian,
-)
+from jaxprune.optim.lagrangian import Lagrangian, LagrangianInfo, LagrangianState, lagrangian
 from jaxprune.optim.optimizers import proximal_adam, proximal_sgd
 from jaxprune.optim.sparsity import Sparsity, observe_sparsity, sparsity
 from jaxprune.optim.transform import (

@@ -12,18 +12,10 @@ Everything here takes plain functions of `variables = {"params": ..., **state}`,
 a masked and a compact one are trained by the same code.
 """
 
-from jaxprune.training.fitting import (
-    History,
-    Progress,
-    finetune,
-    finetune_each,
-    finetune_many,
-    fit,
-)
+from jaxprune.training.fitting import History, Progress, finetune, finetune_each, finetune_many, fit
 from jaxprune.training.measuring import accuracy, scores
 from jaxprune.training.pretraining import pretrained
 from jaxprune.training.recipes import Recipe, default_recipe
-from jaxprune.training.searching import make_trainer
 
 __all__ = [
     "History",
@@ -35,7 +27,6 @@ __all__ = [
     "finetune_each",
     "finetune_many",
     "fit",
-    "make_trainer",
     "pretrained",
     "scores",
 ]

@@ -9,9 +9,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxprune import devices, threads
-from jaxprune.data import Split
 from jaxprune.dependency import CompactNetwork
+from jaxprune.scoring import devices, threads
+from jaxprune.training.data import Split
 from jaxprune.training.loop import Loop, Variables
 from jaxprune.training.recipes import Recipe
 

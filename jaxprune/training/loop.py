@@ -15,10 +15,10 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxprune import devices, threads
-from jaxprune.data import Split, augment
-from jaxprune.lowering import lower
+from jaxprune.scoring import devices, threads
+from jaxprune.scoring.lowering import lower
 from jaxprune.training.arguments import as_argument
+from jaxprune.training.data import Split, augment
 from jaxprune.training.recipes import Recipe, optimizer
 
 Variables = dict[str, Any]

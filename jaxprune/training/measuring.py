@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxprune.data import Split
-from jaxprune.lowering import lower
+from jaxprune.scoring.lowering import lower
 from jaxprune.training.arguments import as_argument
+from jaxprune.training.data import Split
 
 
 def scores(

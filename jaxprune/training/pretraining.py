@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxprune import checkpoint, devices
-from jaxprune.data import Dataset, preprocess
-from jaxprune.data.cache import cache_folder
 from jaxprune.errors import UserError
-from jaxprune.models import Network
+from jaxprune.files import checkpoint
+from jaxprune.networks.bundled import Network
+from jaxprune.scoring import devices
+from jaxprune.training.data import Dataset, preprocess
+from jaxprune.training.data.cache import cache_folder
 from jaxprune.training.fitting import Progress
 from jaxprune.training.loop import Loop, Variables
 from jaxprune.training.recipes import Recipe

@@ -7,7 +7,7 @@ import jax
 import optax
 from jax import Array
 
-from jaxprune.data import Augmentation
+from jaxprune.training.data import Augmentation
 
 
 @dataclass(frozen=True)

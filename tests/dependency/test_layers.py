@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import Layer, costs, masked, models, trace
+from jaxprune import Layer, costs, masked, trace
+from jaxprune.networks.bundled import build
 
 POINT = {"kernel": (1,), "stride": (1,), "padding": ((0, 0),), "spatial": (1,)}
 
@@ -26,7 +27,7 @@ def conv(x, kernel, stride=1, padding="SAME", groups=1):
 
 
 def bundled(name, image_shape, batch=2):
-    network = models.build(name, image_shape)
+    network = build(name, image_shape)
     variables = jax.eval_shape(network.init, jax.random.key(0))
     shape = (int(np.prod(image_shape)),) if network.flat else image_shape
     return trace(network.apply, variables, weights(batch, *shape))

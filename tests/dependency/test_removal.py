@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dependency.checks import assert_close, check_removal, quick_jit, random_masks, sliced
-from jaxprune import CouplingError, compact, masked, models, trace
+from jaxprune import CouplingError, compact, masked, trace
+from jaxprune.networks import bundled
 
 QUICK = {
     "lenet300": (28, 28, 1),
@@ -52,7 +53,7 @@ def network_with_statistics(name, image_shape, batch=4):
 
     The numbers come from numpy: initialising through JAX would compile something for every shape.
     """
-    network = models.build(name, image_shape)
+    network = bundled.build(name, image_shape)
     rng = np.random.default_rng(0)
 
     def fill(path, leaf):

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import compact, models, trace
+from jaxprune import compact, trace
+from jaxprune.networks import bundled
 
 
 def seconds(function):
@@ -17,7 +18,7 @@ def seconds(function):
 
 
 def abstract(name, image_shape):
-    network = models.build(name, image_shape)
+    network = bundled.build(name, image_shape)
     variables = jax.eval_shape(network.init, jax.random.key(0))
     return network, variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxprune import models, trace
+from jaxprune import trace
+from jaxprune.networks.bundled import build
 
 
 def bundled(name, image_shape):
-    network = models.build(name, image_shape)
+    network = build(name, image_shape)
     variables = jax.eval_shape(network.init, jax.random.key(0))
     shape = (2, int(np.prod(image_shape))) if network.flat else (2, *image_shape)
     return network, variables, jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import rows
 
-from jaxprune import config, costs, models, trace
-from jaxprune.run import arguments
+from jaxprune import costs, trace
+from jaxprune.commands import config
+from jaxprune.commands.run import arguments
+from jaxprune.networks import bundled
 
 CASES = pytest.mark.parametrize("case", acnn_paper.CASES)
 
@@ -73,7 +75,7 @@ def test_the_dense_networks_are_those_of_the_tool(case):
     known = acnn_paper.CASES[case]
     model = known.options[known.options.index("--model") + 1]
     shape = (32, 32, 3) if case == "cifar10" else (28, 28, 1)
-    network = models.build(model, shape)
+    network = bundled.build(model, shape)
     variables = jax.eval_shape(network.init, jax.random.PRNGKey(0))
     x = jnp.zeros((1, int(np.prod(shape))))
     structure = trace(network.apply, variables, x, prune_inputs=True)

@@ -9,14 +9,15 @@ import candidates
 import numpy as np
 import torch
 
-from jaxprune import costs, models
-from jaxprune.evaluate import evaluate
+from jaxprune import costs
+from jaxprune.networks import bundled
+from jaxprune.scoring.evaluation import evaluate
 
 
 @pytest.mark.parametrize("name", ["lenet300", pytest.param("vgg11", marks=pytest.mark.slow)])
 def test_all_ways_of_pytorch_give_the_losses_of_full_width(name):
     shape = {"lenet300": (28, 28, 1), "vgg11": (32, 32, 3)}[name]
-    posed = candidates.pose(models.build(name, shape), shape, images=4)
+    posed = candidates.pose(bundled.build(name, shape), shape, images=4)
     masks = np.random.default_rng(0).integers(0, 2, (2, posed.structure.num_channels))
     drawn = posed._replace(few=masks.astype(np.float32))
     other = candidates.beside(drawn)
@@ -33,7 +34,7 @@ def test_all_ways_of_pytorch_give_the_losses_of_full_width(name):
 @pytest.mark.slow
 def test_torch_pruning_leaves_the_parameters_that_are_counted_here():
     shape = (32, 32, 3)
-    posed = candidates.pose(models.build("vgg11", shape), shape, images=1)
+    posed = candidates.pose(bundled.build("vgg11", shape), shape, images=1)
     mask = np.random.default_rng(0).integers(0, 2, posed.structure.num_channels)
     other = candidates.beside(posed)
     keep = candidates.by_layer(posed.structure, mask)

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune import models, trace
+from jaxprune import trace
 from jaxprune.importance.positions import add_to_channels, members
+from jaxprune.networks import bundled
 
 
 def test_members_of_a_plain_axis():
@@ -38,7 +39,7 @@ def test_a_joint_of_a_channel_with_itself_counts_once():
 
 
 def lenet_structure():
-    network = models.build("lenet5", (28, 28, 1))
+    network = bundled.build("lenet5", (28, 28, 1))
     variables = jax.eval_shape(network.init, jax.random.key(0))
     return trace(network.apply, variables, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
 

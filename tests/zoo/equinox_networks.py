@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.adapters import from_equinox
+from jaxprune.networks.adapters import from_equinox
 from zoo.network import BATCH, Network, cross_entropy, integers, normal, randomise
 
 eqx = pytest.importorskip("equinox")

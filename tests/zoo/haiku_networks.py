@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from jaxprune.adapters import from_haiku
+from jaxprune.networks.adapters import from_haiku
 from zoo.network import BATCH, Network, cross_entropy, integers, normal, randomise
 
 hk = pytest.importorskip("haiku")

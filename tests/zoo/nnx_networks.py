@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxprune.adapters import from_nnx
+from jaxprune.networks.adapters import from_nnx
 from zoo.network import BATCH, Network, cross_entropy, integers, normal, randomise
 
 

@@ -475,7 +475,7 @@ def test_cond():
 def test_equinox_transformer():
     """Heads are runs of consecutive rows of a projection."""
     eqx = pytest.importorskip("equinox")
-    from jaxprune.adapters import from_equinox
+    from jaxprune.networks.adapters import from_equinox
     from zoo.equinox_networks import Transformer
 
     def build(pick):

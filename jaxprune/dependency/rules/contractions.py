@@ -2,13 +2,7 @@
 
 from jaxprune.dependency.atoms import fixed_axis
 from jaxprune.dependency.joints import split
-from jaxprune.dependency.rules.base import (
-    Rule,
-    because,
-    bind,
-    shape,
-    unite_all,
-)
+from jaxprune.dependency.rules.base import Rule, because, bind, shape, unite_all
 
 RULES: dict[str, Rule] = {}
 

@@ -7,15 +7,7 @@ depends on data, the axis is frozen.
 import numpy as np
 
 from jaxprune.dependency.atoms import FIXED, fixed_axis
-from jaxprune.dependency.rules.base import (
-    Rule,
-    because,
-    bind,
-    part,
-    shape,
-    shrink_whole,
-    sizes,
-)
+from jaxprune.dependency.rules.base import Rule, because, bind, part, shape, shrink_whole, sizes
 
 _DATA = "it is indexed by data"
 _PART = "only a part of them is touched, from a place that depends on data"

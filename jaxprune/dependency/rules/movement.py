@@ -7,15 +7,7 @@ import numpy as np
 
 from jaxprune.dependency.atoms import Axis, fixed_axis
 from jaxprune.dependency.joints import regroup
-from jaxprune.dependency.rules.base import (
-    Rule,
-    bind,
-    part,
-    shape,
-    shrink_whole,
-    sizes,
-    unite_all,
-)
+from jaxprune.dependency.rules.base import Rule, bind, part, shape, shrink_whole, sizes, unite_all
 
 RULES: dict[str, Rule] = {}
 

@@ -1,5 +1,0 @@
-"""Agents that learn what to prune; each has the names Config, State, init, update and search."""
-
-from jaxprune.agents import acnn, amc, cacp, ddpg, mcts, ppo_lagrangian
-
-__all__ = ["acnn", "amc", "cacp", "ddpg", "mcts", "ppo_lagrangian"]

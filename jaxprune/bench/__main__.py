@@ -1,8 +1,0 @@
-"""Runs the command."""
-
-import sys
-
-from jaxprune.bench.command import main
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,23 @@
+"""How-to pages, and the API reference that is built from them and from the docstrings.
+
+The pages are the Markdown files beside this module; they can be read as they are.
+``jaxprune docs --out FOLDER`` makes a static site of them and of the public modules.
+"""
+
+from pathlib import Path
+
+__all__ = ["PAGES"]
+
+ORDER = (
+    "choose_a_method",
+    "set_a_budget",
+    "prune_your_own_model",
+    "reproduce_a_table",
+    "many_devices",
+    "add_a_method",
+    "add_a_primitive_rule",
+    "glossary",
+)
+
+PAGES: tuple[Path, ...] = tuple(Path(__file__).with_name(f"{name}.md") for name in ORDER)
+"""The pages, in the order of reading."""

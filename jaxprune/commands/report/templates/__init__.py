@@ -1,0 +1,38 @@
+"""The templates of the HTML pages, and how they are filled."""
+
+import functools
+from typing import Any
+
+import jinja2
+
+from jaxprune.commands.report import wording
+from jaxprune.version import __version__
+
+GENERATOR = "jaxprune"
+"""What the pages name as their maker."""
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxprune.commands.report"),
+        autoescape=True,  # names of costs, layers and folders are the user's
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=wording.percent, amount=wording.amount, duration=wording.duration
+    )
+    return environment
+
+
+def render(name: str, **values: Any) -> str:
+    """A page from its template.
+
+    Args:
+        name: The template's file.
+        values: What it shows.
+    """
+    template = _environment().get_template(name)
+    return template.render(generator=GENERATOR, version=__version__, costs=wording.COSTS, **values)

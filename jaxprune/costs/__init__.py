@@ -1,0 +1,46 @@
+"""What a network costs, how much of it may remain, and which channels go then.
+
+    costs.macs(structure, masks)                       # traceable; params and neurons likewise
+    costs.exact(structure, masks, "macs")              # the same as an integer
+    masks = costs.select(structure, scores, "macs", 0.5)
+    small = costs.prune(apply, params, x, "macs", 0.5)
+
+`budgets` reads what is allowed ("30%", "0.5ms", "=200000"), `limits` which widths a group may have.
+"""
+
+from jaxprune.costs.counting import (
+    NAMES,
+    dense,
+    exact,
+    get,
+    latencies,
+    latency,
+    macs,
+    neurons,
+    params,
+    smallest,
+    sparsity,
+    times,
+)
+from jaxprune.costs.limits import Kept, Limits
+from jaxprune.costs.pruning import prune
+from jaxprune.costs.selection import select
+
+__all__ = [
+    "NAMES",
+    "Kept",
+    "Limits",
+    "dense",
+    "exact",
+    "get",
+    "latencies",
+    "latency",
+    "macs",
+    "neurons",
+    "params",
+    "prune",
+    "select",
+    "smallest",
+    "sparsity",
+    "times",
+]

@@ -1,0 +1,407 @@
+"""Budgets: how much of a cost a pruned network may have.
+
+A cost is `params`, `macs` or `neurons`, which follow from the mask alone and can be traced; or
+`latency`, the time that one call takes on this device; or any Python function of the compact
+network. The last two are measured on the host, once for each network, and remembered.
+"""
+
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from numbers import Real
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxprune.costs import counting
+from jaxprune.dependency import CompactNetwork, Structure, compact
+from jaxprune.errors import UserError
+
+NAMES: tuple[str, ...] = (*counting.NAMES, "latency")
+"""The costs that have a name. Besides these, a cost may be written module:function."""
+
+UNITS: dict[str, str] = {
+    "macs": "multiply-adds",
+    "params": "parameters",
+    "neurons": "neurons",
+    "latency": "ms",
+}
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+CostFunction = Callable[..., float]
+"""`function(network)` or `function(network, x)` -> a number of at least 0, the lower the better.
+
+`network` is a `CompactNetwork`: its `params`, its `widths`, and `network(network.params, x)`. `x`
+is the batch whose latency a run measures.
+"""
+
+
+class Limit(NamedTuple):
+    """How much is allowed.
+
+    Attributes:
+      value: above 0; a fraction of the dense network's cost if relative, else in the cost's unit.
+      relative: which of the two.
+    """
+
+    value: float
+    relative: bool = True
+
+
+def parse_limit(cost: str, text: str | float) -> Limit:
+    """A limit as it is typed.
+
+    A number in (0, 1] or a percentage is a part of the dense network's cost: `0.25`, `25%`. A time
+    in milliseconds limits a latency: `0.4ms`. An equals sign stands before an amount in the unit of
+    any cost: `=200000`.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    typed = text.strip() if isinstance(text, str) else f"{text:g}"
+    if typed.startswith("=") or typed.endswith("ms"):
+        if typed.endswith("ms") and cost != "latency":
+            raise UserError(f"budget {typed} is a time, but the cost is {cost}, not latency")
+        value = _number(typed.removeprefix("=").removesuffix("ms"))
+        if value is None or not 0 < value < math.inf:
+            raise UserError(f"budget {typed} must be a number above 0")
+        return Limit(value, relative=False)
+    value = text if isinstance(text, float | int) else _number(typed.removesuffix("%"))
+    if value is None:
+        raise UserError(
+            f"budget {typed!r} is no number; give a part of the dense network's {cost} such as "
+            "0.25 or 25%, a time such as 0.4ms, or an amount such as =200000"
+        )
+    share = value / 100 if typed.endswith("%") else value
+    if not 0 < share <= 1:
+        raise UserError(
+            f"budget {typed} is outside (0, 1]; it is the part of the dense network's {cost} that "
+            f"may remain. For an amount in the cost's own unit, write ={typed}"
+        )
+    return Limit(share)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """A cost of one network and how much of it is allowed. Flat masks have N channels.
+
+    Attributes:
+      name: the cost, one of `NAMES` or "module:function".
+      dense: the dense network's cost, in its own unit.
+      limit: the part of it that is allowed; above 1 where an amount allows more than the dense.
+      least: the part that one channel in every group has.
+      traced: [N] -> the cost as a fraction of the dense one, inside jit and vmap; None if the cost
+        has to be measured.
+      amount: the same in the cost's own unit, if it was given so.
+      meter: the host's way to the cost in its own unit; None if it can be traced.
+      target: the part that a search aims at: less than `limit` by the margin for noise.
+    """
+
+    name: str
+    dense: float
+    limit: float
+    least: float
+    traced: Callable[[Array], Array] | None
+    amount: float | None = None
+    meter: "Meter | None" = None
+    target: float = field(default=-1.0)
+
+    def __post_init__(self) -> None:
+        if (self.traced is None) == (self.meter is None):
+            raise ValueError(f"the cost {self.name} must be either traced or measured")
+        if self.target < 0:
+            object.__setattr__(self, "target", self.limit)
+
+    @property
+    def unit(self) -> str:
+        """The unit of `dense`, "" if the cost is a function of the user's."""
+        return UNITS.get(self.name, "")
+
+    def shares(self, masks: Any) -> np.ndarray:
+        """The cost of each candidate as a fraction of the dense one: [K, N] -> float32 [K]."""
+        if self.traced is not None:
+            return np.asarray(jax.vmap(self.traced)(jnp.asarray(masks, jnp.float32)))
+        assert self.meter is not None
+        return np.array([self.meter(np.asarray(mask)) / self.dense for mask in masks], np.float32)
+
+    def allows(self, cost: float, dense: float) -> bool:
+        """Whether a cost is within the limit, both it and the dense one measured side by side."""
+        return cost <= (self.limit * dense if self.amount is None else self.amount)
+
+    def __str__(self) -> str:
+        """The limit for a person: "25% of macs", "0.4 ms latency"."""
+        if self.amount is None:
+            return f"{100 * self.limit:.4g}% of {self.name}"
+        return f"{self.amount:.10g} {'ms ' if self.name == 'latency' else ''}{self.name}"
+
+
+class Meter:
+    """Measures a cost of compact networks, each network once.
+
+    A latency depends on the widths alone, so that candidates of equal widths share one measurement;
+    the values of other functions are kept by mask. A search sees one value for one network, however
+    noisy the cost is.
+
+    Attributes:
+      values: {key of a mask: measured cost}. May be kept and given to another meter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: CostFunction,
+        apply: Callable[..., Any],
+        structure: Structure,
+        params: Any,
+        x: Any,
+        values: dict[str, float] | None = None,
+        repeats: int = 30,
+    ) -> None:
+        self._name, self._repeats = name, repeats
+        self._function = function
+        self._takes_input = _takes_input(function)
+        self._dense: CompactNetwork | None = None
+        self._apply, self._structure, self._params, self._x = apply, structure, params, x
+        self.values: dict[str, float] = {} if values is None else values
+
+    def __call__(self, mask: np.ndarray) -> float:
+        """The cost of a flat mask [N], in its own unit.
+
+        A latency is measured beside the dense network's, and given as it would have been when that
+        was measured first: a machine that other programs slow down makes no network look slower.
+
+        Raises:
+          UserError: the function raises, or returns something else than a number of at least 0.
+        """
+        key = self._key(mask)
+        if key not in self.values:
+            masks = self._structure.unflatten(np.asarray(mask, np.uint8))
+            network = compact(self._apply, self._structure, self._params, masks)
+            dense = self.values.get(self._key(np.ones_like(mask)))
+            if self._name == "latency" and dense is not None:
+                now, dense_now = self.beside_dense(network)
+                self.values[key] = now * dense / dense_now
+            else:
+                self.values[key] = self.of(network)
+        return self.values[key]
+
+    def beside_dense(self, network: CompactNetwork) -> tuple[float, float]:
+        """The costs of a compact network and of the dense one, measured now, side by side.
+
+        Nothing is remembered.
+
+        Raises:
+          UserError: as `of`.
+        """
+        if self._name == "latency":
+            pair: list[tuple[Callable[..., Any], Any]] = [
+                (network, network.params),
+                (self._apply, self._params),
+            ]
+            now, dense_now = counting.latencies(pair, self._x, repeats=self._repeats)
+            return now, dense_now
+        if self._dense is None:
+            full = self._structure.full_masks()
+            self._dense = compact(self._apply, self._structure, self._params, full)
+        return self.of(network), self.of(self._dense)
+
+    def of(self, network: CompactNetwork) -> float:
+        """The cost of a compact network, measured now and not remembered."""
+        arguments = (network, self._x) if self._takes_input else (network,)
+        try:
+            value = self._function(*arguments)
+        except Exception as error:  # whatever the user's function raises, the run ends in order
+            raise UserError(
+                f"the cost function {self._name} raised {type(error).__name__}: {error} (for the "
+                f"widths {dict(network.widths)})"
+            ) from error
+        return _checked(self._name, value, network)
+
+    def _key(self, mask: np.ndarray) -> str:
+        kept = np.asarray(mask) > 0
+        if self._name == "latency":
+            widths = np.bincount(self._structure.group_index, kept).astype(int)
+            return "-".join(map(str, widths))
+        return hashlib.sha256(np.packbits(kept).tobytes()).hexdigest()[:32]
+
+
+def _takes_input(function: CostFunction) -> bool:
+    """Whether it has to be given two arguments."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return False
+    return sum(p.default is p.empty and p.kind in _POSITIONAL for p in parameters) > 1
+
+
+def _checked(name: str, value: Any, network: CompactNetwork) -> float:
+    if isinstance(value, np.ndarray | Array) and np.ndim(value) == 0:
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        wrong = f"{value!r:.60}, a {type(value).__name__}"
+    elif not math.isfinite(value) or value < 0:
+        wrong = f"{value}"
+    else:
+        return float(value)
+    raise UserError(
+        f"the cost function {name} returned {wrong}, for the widths {dict(network.widths)}; it "
+        "must return a finite number of at least 0"
+    )
+
+
+def find(cost: str | CostFunction) -> tuple[str, CostFunction | None]:
+    """The name of a cost, and its function if it is the user's.
+
+    Args:
+      cost: one of `NAMES`, "module:function", or a function.
+
+    Raises:
+      UserError: there is no such cost, module or function.
+    """
+    if not isinstance(cost, str):
+        if not callable(cost):
+            raise UserError(f"a cost is a name or a function, not {cost!r}")
+        return getattr(cost, "__qualname__", repr(cost)), cost
+    if cost in NAMES:
+        return cost, None
+    module, colon, attribute = cost.partition(":")
+    if not (module and colon and attribute):
+        raise UserError(
+            f"unknown cost {cost!r}; the costs are: {', '.join(NAMES)}, or module:function"
+        )
+    try:
+        function = import_module(module)
+        for part in attribute.split("."):
+            function = getattr(function, part)
+    except ImportError as error:
+        raise UserError(f"the cost {cost!r} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise UserError(f"the cost {cost!r} does not exist: {error}") from error
+    if not callable(function):
+        raise UserError(f"the cost {cost!r} is a {type(function).__name__}, no function")
+    return cost, function
+
+
+def make_budgets(
+    apply: Callable[..., Any],
+    structure: Structure,
+    params: Any,
+    x: Any,
+    allowed: Sequence[tuple[str | CostFunction, str | float | Limit]],
+    *,
+    margin: float = 0.0,
+    repeats: int = 30,
+    known: dict[str, dict[str, float]] | None = None,
+) -> tuple[Budget, ...]:
+    """Binds costs and limits to a network.
+
+    Args:
+      apply: `apply(params, x)` in inference mode; only measured costs call it.
+      structure: its structure.
+      params: its parameters.
+      x: the batch whose latency is measured.
+      allowed: (cost, limit) pairs; a limit as `parse_limit` takes it.
+      margin: the part of a latency budget, in [0, 1), that a search leaves free: what it finds is
+        measured again before it is the answer, and times scatter.
+      repeats: calls that one latency is the median of.
+      known: {cost: {key: value}} measured before, which is added to.
+
+    Raises:
+      UserError: the network has nothing to prune, a cost or a limit is impossible, or no mask meets
+        a limit; the smallest reachable value is named.
+    """
+    if not structure.groups:
+        raise UserError(
+            "the network has no channels that can be removed; print the structure to see why"
+        )
+    if not 0 <= margin < 1:
+        raise UserError(f"the margin {margin:g} is outside [0, 1)")
+    budgets = []
+    for cost, text in allowed:
+        name, function = find(cost)
+        limit = text if isinstance(text, Limit) else parse_limit(name, text)
+        if name in counting.NAMES:
+            budgets.append(_traced(structure, name, limit))
+            continue
+        if function is None:
+            function = _latency(repeats)
+        values = None if known is None else known.setdefault(name, {})
+        meter = Meter(name, function, apply, structure, params, x, values, repeats)
+        budgets.append(_measured(structure, name, limit, meter, margin))
+    names = [budget.name for budget in budgets]
+    if len(set(names)) < len(names):
+        raise UserError(f"each cost can have one budget; got {', '.join(names)}")
+    return tuple(budgets)
+
+
+def _latency(repeats: int) -> CostFunction:
+    def latency(network: CompactNetwork, x: Any) -> float:
+        return counting.latency(network, network.params, x, repeats=repeats)
+
+    return latency
+
+
+def _traced(structure: Structure, name: str, limit: Limit) -> Budget:
+    cost_of, dense = counting.get(name), counting.dense(structure, name)
+    share = limit.value if limit.relative else limit.value / dense
+    least = counting.smallest(structure, name) / dense
+    _check_reachable(name, limit, share, least, dense)
+
+    def traced(mask: Array) -> Array:
+        return cost_of(structure, structure.unflatten(jnp.asarray(mask, jnp.float32))) / dense
+
+    return Budget(name, dense, share, least, traced, None if limit.relative else limit.value)
+
+
+def _measured(structure: Structure, name: str, limit: Limit, meter: Meter, margin: float) -> Budget:
+    dense = meter(np.ones(structure.num_channels, np.uint8))
+    if dense <= 0:
+        raise UserError(f"the cost {name} of the dense network is {dense:g}; it must be above 0")
+    share = limit.value if limit.relative else limit.value / dense
+    _, first = np.unique(structure.group_index, return_index=True)
+    smallest = np.zeros(structure.num_channels, np.uint8)
+    smallest[first] = 1
+    target = share * (1 - margin) if name == "latency" else share
+    least = meter(smallest) / dense
+    _check_reachable(name, limit, target, least, dense)
+    amount = None if limit.relative else limit.value
+    return Budget(name, dense, share, least, None, amount, meter, target)
+
+
+def _check_reachable(name: str, limit: Limit, share: float, least: float, dense: float) -> None:
+    if share >= least:
+        return
+    if limit.relative:
+        wanted, at_least = f"{limit.value:g}", f"{_round_up(least * limit.value / share):g}"
+        remains = f"{least:.4g} of the {name} remain"
+    else:
+        unit = UNITS.get(name, "")
+        wanted = f"{limit.value:g} {unit}".strip()
+        amount = least * dense * limit.value / (share * dense)
+        at_least = f"={math.ceil(amount)}" if name in counting.NAMES else f"={_round_up(amount):g}"
+        remains = f"{least * dense:.4g} {unit} remain".replace("  ", " ")
+    advice = f"give a budget of at least {at_least}"
+    if limit.relative and least * limit.value > share:
+        advice = f"no part of {name} can be a budget, since removing channels does not lower it"
+    raise UserError(
+        f"budget {wanted} cannot be reached: with one channel left in every group {remains}; "
+        f"{advice}"
+    )
+
+
+def _round_up(value: float) -> float:
+    return math.ceil(value * 1e4) / 1e4

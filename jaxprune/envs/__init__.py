@@ -1,5 +1,0 @@
-"""Pruning as a decision process: pure functions from state and action to the next state."""
-
-from jaxprune.envs import filterwise, layerwise, observations
-
-__all__ = ["filterwise", "layerwise", "observations"]

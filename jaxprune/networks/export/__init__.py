@@ -1,0 +1,7 @@
+"""Compact networks for use elsewhere: a folder, StableHLO, ONNX."""
+
+from jaxprune.networks.export.folder import LoadedNetwork, load, save
+from jaxprune.networks.export.interchange import onnx
+from jaxprune.networks.export.program import stablehlo
+
+__all__ = ["LoadedNetwork", "load", "onnx", "save", "stablehlo"]

@@ -1,0 +1,131 @@
+"""A compact network as an ONNX file."""
+
+import os
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen
+
+from jaxprune.dependency import CompactNetwork
+from jaxprune.errors import UserError
+from jaxprune.networks.export.batches import for_any_batch
+
+
+def onnx(path: str | os.PathLike[str], small: CompactNetwork, x: Any) -> None:
+    """Writes a compact network, with its parameters, as an ONNX model for any batch size.
+
+    The network's equations are translated by jax2onnx (github.com/enpasos/jax2onnx); the model is
+    then run by onnxruntime on `x` and compared with `small` before the file is written. Its one
+    input is named "x" and has the layout of the network's: `[batch, ...]`.
+
+    Args:
+        path: The file. Its folder is made if there is none.
+        small: The network, with the parameters to write.
+        x: A batch of inputs, `[B, ...]`, on which the written network is checked.
+
+    Raises:
+        UserError: jax2onnx is not installed, it cannot translate one of the network's primitives
+            (which is named), an equation cannot be written for any batch size, or onnxruntime
+            cannot run the result or gives other numbers.
+        OSError: The file cannot be written.
+    """
+    try:
+        import jax2onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs packages that are not installed ({error}); pip install 'jaxprune[onnx]'"
+        ) from error
+    x = np.asarray(x)
+    network = for_any_batch(lambda x: small(small.params, x), x, _REWRITES)
+    shape = ("batch", *x.shape[1:])
+    try:
+        model = jax2onnx.to_onnx(
+            lambda x: tuple(network(x)),
+            inputs=[jax.ShapeDtypeStruct(shape, x.dtype)],
+            input_names=["x"],
+        )
+    except UserError:
+        raise
+    except Exception as error:  # whatever the translations of hundreds of primitives bring up
+        raise UserError(f"the network cannot be written as ONNX: {_first_line(error)}") from error
+    content = model.SerializeToString()
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        outputs = session.run(None, {"x": x})
+    except Exception as error:
+        raise UserError(
+            f"onnxruntime cannot run the translated network: {_first_line(error)}"
+        ) from error
+    _check(outputs, jax.tree.leaves(jax.jit(small)(small.params, x)))
+    path = Path(path).expanduser().resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _check(outputs: list[Any], expected: list[Any]) -> None:
+    for output, wanted in zip(outputs, map(np.asarray, expected), strict=True):
+        scale = max(float(np.abs(wanted).max(initial=0)), 1.0)
+        if output.shape != wanted.shape or not np.allclose(output, wanted, 1e-3, 1e-4 * scale):
+            raise UserError(
+                "the translated network does not compute what the network computes: its outputs "
+                f"have shape {output.shape}, those of the network {wanted.shape}"
+                + (
+                    f", and they differ by up to {np.abs(output - wanted).max():.3g}"
+                    if output.shape == wanted.shape
+                    else ""
+                )
+            )
+
+
+def _pooling(pool: Callable[..., Any], identity: float, mean: bool = False) -> Callable[..., Any]:
+    """The translation of windows over the positions of `[B, ...]`.
+
+    jax2onnx translates a reduction over windows with batch and channels as two more positions,
+    which onnxruntime cannot run from two-dimensional images on; it translates Flax's functions to
+    the pooling that is meant.
+    """
+
+    def rewrite(
+        x: Any,
+        *,
+        window_dimensions: Sequence[int],
+        window_strides: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        base_dilation: Sequence[int],
+        window_dilation: Sequence[int],
+        **_: Any,
+    ) -> Any:
+        per_axis = list(zip(window_dimensions, window_strides, padding, strict=True))
+        positions = [d for d, each in enumerate(per_axis) if each != (1, 1, (0, 0))]
+        others = [d for d in range(x.ndim) if d not in positions]
+        dilated = {*base_dilation, *window_dilation} != {1}
+        if dilated or len(others) != 2 or others[0] != 0:
+            return None
+        order = (0, *positions, others[1])
+        window = tuple(window_dimensions[d] for d in positions)
+        x = jnp.transpose(x, order)
+        if any(padding[d] != (0, 0) for d in positions):
+            x = jnp.pad(x, [padding[d] for d in order], constant_values=identity)
+        strides = tuple(window_strides[d] for d in positions)
+        x = pool(x, window_shape=window, strides=strides, padding="VALID")
+        x = x * prod(window) if mean else x
+        return jnp.transpose(x, [order.index(d) for d in range(x.ndim)])
+
+    return rewrite
+
+
+_REWRITES = {
+    # The functions are looked up at each call: jax2onnx replaces them while it traces.
+    "reduce_window_max": _pooling(lambda x, **window: linen.max_pool(x, **window), -jnp.inf),
+    "reduce_window_sum": _pooling(lambda x, **window: linen.avg_pool(x, **window), 0.0, mean=True),
+}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0]:.300}"

@@ -1,0 +1,5 @@
+"""Agents that learn what to prune; each has the names Config, State, init, update and search."""
+
+from jaxprune.search.agents import acnn, amc, cacp, ddpg, mcts, ppo_lagrangian
+
+__all__ = ["acnn", "amc", "cacp", "ddpg", "mcts", "ppo_lagrangian"]

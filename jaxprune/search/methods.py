@@ -1,0 +1,43 @@
+"""The search methods by name.
+
+A method is a module with the names `Config`, `State`, `init`, `update`, `finished` and `search`. A
+new one becomes an option of ``python -m jaxprune.run`` by one line here.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from jaxprune.errors import UserError
+
+METHODS: dict[str, str] = {
+    "mcts": "jaxprune.search.agents.mcts",
+    "crl": "jaxprune.search.agents.ppo_lagrangian",
+    "acnn": "jaxprune.search.agents.acnn",
+    "amc": "jaxprune.search.agents.amc",
+    "cacp": "jaxprune.search.agents.cacp",
+    "magnitude": "jaxprune.search.baselines.magnitude",
+    "random": "jaxprune.search.baselines.random",
+    "l0": "jaxprune.search.baselines.hard_concrete",
+    "autoprune": "jaxprune.search.baselines.autoprune",
+    "group_lasso": "jaxprune.search.baselines.group_lasso",
+    "cges": "jaxprune.search.baselines.cges",
+}
+"""{name: module}. The modules are imported when they are asked for."""
+
+NAMES: tuple[str, ...] = tuple(METHODS)
+
+TRACED_ONLY: tuple[str, ...] = tuple(
+    name for name in METHODS if name not in ("crl", "magnitude", "random")
+)
+"""Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
+
+
+def get(name: str) -> ModuleType:
+    """The module of a search method.
+
+    Raises:
+        UserError: There is no method of that name.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}; the methods are: {', '.join(NAMES)}")
+    return import_module(METHODS[name])

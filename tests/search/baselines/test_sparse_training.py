@@ -1,0 +1,353 @@
+"""Methods that train a network to be sparse: L0, AutoPrune, group lasso, CGES."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxprune import make_problem, masked, optim, trace, training
+from jaxprune.costs.budgets import make_budgets
+from jaxprune.errors import UserError
+from jaxprune.files import checkpoint
+from jaxprune.search.baselines import autoprune, cges, group_lasso, group_sparsity, hard_concrete
+from jaxprune.search.baselines.sparse_training import Batch, Learner, Plan
+from jaxprune.search.problem import assemble
+from jaxprune.search.trainer import make_trainer
+from jaxprune.training.data import Split
+
+KEY = jax.random.PRNGKey(5)
+METHODS = {"l0": hard_concrete, "autoprune": autoprune, "lasso": group_lasso, "cges": cges}
+RECIPE = training.Recipe(epochs=1, batch_size=32, learning_rate=0.2, weight_decay=0.0)
+TELLING = (1, 4, 6)
+"""The features that tell the class; nine others are noise."""
+
+
+class Small(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out")(nn.relu(nn.Dense(8, name="hidden")(x)))
+
+
+def planted(count, seed):
+    """Images of 12 pixels, of which the telling ones decide between three classes."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 1, 12, 1), np.uint8)
+    x = images.reshape(count, 12)[:, TELLING].astype(np.float32)
+    directions = np.array([[1, 1, -1], [-1, 1, 1], [1, -1, 1]], np.float32)
+    return Split(images, (x @ directions.T).argmax(-1).astype(np.int32))
+
+
+def flatten(images):
+    return images.reshape(len(images), -1).astype(jnp.float32) / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def problem():
+    model = Small()
+
+    class Network:  # what the trainer asks of a bundled model
+        def init(self, key):
+            return {"params": model.init(key, jnp.zeros((1, 12)))["params"]}
+
+        def apply(self, variables, x):
+            return model.apply(variables, x)
+
+        def apply_train(self, variables, x):
+            return model.apply(variables, x), {}
+
+    network = Network()
+    variables = network.init(jax.random.PRNGKey(0))
+    train, validation = planted(640, 0), planted(320, 1)
+    batches = [
+        (flatten(jnp.asarray(part.images)), jnp.asarray(part.labels))
+        for part in (train, validation)
+    ]
+    structure = trace(network.apply, variables, batches[0][0], prune_inputs=True)
+    trainer = make_trainer(
+        network,
+        structure,
+        variables,
+        train,
+        flatten,
+        finetune=RECIPE,
+        pretrain=RECIPE,
+        scored=network.apply,
+        train=batches[0],
+        validation=batches[1],
+        held_out=validation,
+    )
+    budgets = make_budgets(
+        network.apply, structure, variables, batches[0][0][:1], [("neurons", 0.5)]
+    )
+    return assemble(
+        structure,
+        masked(network.apply, structure),
+        variables,
+        *batches,
+        budgets=budgets,
+        trainer=trainer,
+    )
+
+
+def quick(method, **settings):
+    return method.Config(epochs=40, **settings)
+
+
+@pytest.fixture(scope="module")
+def found(problem):
+    """{method: (result, metrics of each epoch)}."""
+    results = {}
+    for name, method in METHODS.items():
+        lines = []
+        result = method.search(
+            quick(method), problem, KEY, progress=lambda _, line, lines=lines: lines.append(line)
+        )
+        results[name] = result, lines
+    return results
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_telling_features_are_kept(problem, found, name):
+    result, lines = found[name]
+    assert problem.structure.groups[0].name == "input"
+    kept = set(np.flatnonzero(result.mask[:12]))
+    assert set(TELLING) <= kept
+    assert result.mask.sum() == 10  # of 20 neurons, half
+    assert result.archive.validation[0] > 0.9
+    assert lines[-1]["best_accuracy"] == result.archive.validation[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_strength_follows_what_is_in_use(found, name):
+    _, lines = found[name]
+    in_use = np.array([line["in_use"] for line in lines])
+    assert in_use[0] > 0.7
+    assert in_use[-1] < 0.65
+    assert lines[-1]["limit"] == 0.5
+    # Forty epochs: at twice the budget the logarithm rises by 6 / 40 in each of them.
+    moves = np.diff(np.log([line["strength"] for line in lines]))
+    assert moves[0] == pytest.approx(6 / 40 * min(1, 2 * in_use[:2].mean() - 1), rel=0.1)
+    violations = np.clip((in_use[1:] + in_use[:-1]) - 1, -1, 1)  # means of an epoch's two ends
+    assert np.corrcoef(moves, violations)[0, 1] > 0.9
+
+
+def test_the_archive_holds_the_answer_alone_with_its_own_weights(problem, found):
+    for result, _ in found.values():
+        assert len(result.archive.cost) == 1
+        scores = problem.trainer.validate(result.variables, jnp.asarray(result.mask)[None])
+        assert result.archive.validation[0] == float(scores.accuracy[0])
+
+
+def test_the_gates_are_taken_into_the_weights(problem, found):
+    result, _ = found["l0"]
+    learner = result.state.learner
+    gates = hard_concrete.settled(learner.gates) * result.mask
+    material = problem.trainer.material
+    x = flatten(jnp.asarray(material.validation[0]))
+    expected, _ = material.function(learner.variables, gates, x)
+    actual, _ = material.function(result.variables, jnp.asarray(result.mask, jnp.float32), x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_key_gives_the_same_and_a_resumed_search_too(problem, name, tmp_path):
+    method = METHODS[name]
+    config = dataclasses.replace(quick(method), epochs=3)
+    whole = method.search(config, problem, KEY)
+    state, _ = method.update(config, problem, method.init(config, problem, KEY))
+    checkpoint.save(tmp_path / "state", state)
+    state = checkpoint.load(tmp_path / "state", like=method.init(config, problem, KEY))
+    resumed = method.search(config, problem, jax.random.PRNGKey(99), state=state)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    other = method.search(config, problem, jax.random.PRNGKey(6))
+    assert not np.array_equal(
+        other.variables["params"]["out"]["kernel"], whole.variables["params"]["out"]["kernel"]
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_fixed_strength_stays(problem, name):
+    method = METHODS[name]
+    config = dataclasses.replace(quick(method, strength=0.25), epochs=2)
+    result = method.search(config, problem, KEY)
+    assert float(result.state.learner.strength) == 0.25
+
+
+def test_it_may_begin_with_the_trained_network(problem):
+    config = group_lasso.Config(from_dense=True, epochs=1)
+    state = group_lasso.init(config, problem, KEY)
+    dense = problem.trainer.material.dense
+    jax.tree.map(np.testing.assert_array_equal, state.learner.variables, dense)
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def a_plan(problem, config):
+    return Plan(config, RECIPE, problem.structure, problem.cost, problem.budget, 10, 32)
+
+
+def test_gates_are_closed_as_often_as_the_probability_says():
+    uniform = jax.random.uniform(KEY, (200_000,), minval=1e-6)
+    for log_odds in (-2.0, 0.0, 1.5):
+        gates = hard_concrete.draw(jnp.full(200_000, log_odds), uniform)
+        assert float(gates.min()) >= 0
+        assert float(gates.max()) <= 1
+        probability = float(hard_concrete.open_probability(log_odds))
+        assert float((gates > 0).mean()) == pytest.approx(probability, abs=5e-3)
+
+
+def test_gates_by_hand():
+    # The middle of the noise: sigmoid(0) = 1/2, stretched to 0.5 * 1.2 - 0.1.
+    assert float(hard_concrete.draw(jnp.array(0.0), jnp.array(0.5))) == pytest.approx(0.5)
+    # sigmoid(ln 3 / (2/3)) = 1 / (1 + 3 ** -1.5) = 0.8386; 0.8386 * 1.2 - 0.1 = 0.9063
+    gate = hard_concrete.draw(jnp.log(3.0), jnp.array(0.5))
+    assert float(gate) == pytest.approx(0.90629, abs=1e-4)
+    # 1 / (1 + (1/11) ** (2/3)) = 0.8318
+    assert float(hard_concrete.open_probability(jnp.array(0.0))) == pytest.approx(0.83182, abs=1e-4)
+    np.testing.assert_allclose(hard_concrete.settled(jnp.array([-9.0, 0.0, 9.0])), [0, 0.5, 1])
+
+
+def test_the_cost_of_probabilities_is_the_expected_cost(problem):
+    structure = problem.structure
+    two = make_problem(
+        lambda variables, x: Small().apply(variables, x),
+        structure,
+        problem.trainer.material.dense,
+        (jnp.zeros((1, 12)), jnp.zeros(1, int)),
+        (jnp.zeros((1, 12)), jnp.zeros(1, int)),
+        cost="params",
+        budget=0.5,
+    )
+    probability = jax.random.uniform(KEY, (structure.num_channels,))
+    draws = jax.random.uniform(jax.random.key(1), (20_000, structure.num_channels)) < probability
+    mean = jax.vmap(two.cost)(draws.astype(jnp.float32)).mean()
+    assert float(two.cost(probability)) == pytest.approx(float(mean), rel=0.01)
+
+
+def test_autoprune_descends_by_the_signs_of_the_weights(problem):
+    """A linear network whose loss is known: compared with differences of its own parts."""
+    plan = a_plan(problem, autoprune.Config())
+    material = problem.trainer.material
+    variables = problem.trainer.initial(KEY)
+    batch = Batch(flatten(jnp.asarray(material.train[0][:32])), jnp.asarray(material.train[1][:32]))
+    gates = jax.random.normal(KEY, (20,))
+    slope = autoprune.gates_slope(
+        plan, material.function, variables, gates, jnp.float32(0.7), batch
+    )
+
+    opened = np.asarray(gates) > 0
+    kernels = {name: np.asarray(variables["params"][name]["kernel"]) for name in ("hidden", "out")}
+    closed = {
+        "hidden": kernels["hidden"] * opened[:12, None],
+        "out": kernels["out"] * opened[12:, None],
+    }
+
+    def loss(kernels):
+        params = {
+            name: {"kernel": kernels[name], "bias": variables["params"][name]["bias"]}
+            for name in kernels
+        }
+        logits = Small().apply({"params": params}, batch.x)
+        targets = jax.nn.one_hot(batch.y, 3)
+        return -(jax.nn.log_softmax(logits) * targets).sum(-1).mean()
+
+    with_respect_to_t = jax.grad(loss)(closed)
+    fall = np.concatenate(
+        [(with_respect_to_t[name] * np.sign(kernels[name])).sum(1) for name in ("hidden", "out")]
+    )
+    price = 0.7 * (1 / 20) / 0.5  # one neuron of twenty, against half of them
+    expected = (fall + price) / (1 + np.exp(-np.asarray(gates)))
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_groups_shrink_as_the_proximal_operator_says(problem):
+    plan = a_plan(problem, group_lasso.Config())
+    variables = problem.trainer.initial(KEY)
+    shrunk = group_sparsity.shrink_groups(plan, variables, jnp.full(20, 0.3))
+    for name in ("hidden", "out"):
+        kernel = variables["params"][name]["kernel"]
+        expected = optim.prox.group_l2(kernel, 0.3, axis=1)
+        np.testing.assert_allclose(shrunk["params"][name]["kernel"], expected, atol=1e-6)
+        np.testing.assert_array_equal(
+            shrunk["params"][name]["bias"], variables["params"][name]["bias"]
+        )
+
+
+def test_a_group_below_its_threshold_is_gone(problem):
+    plan = a_plan(problem, group_lasso.Config())
+    variables = problem.trainer.initial(KEY)
+    norms = group_sparsity.norms(plan, variables)
+    middle = float(jnp.median(norms))
+    left = group_sparsity.norms(
+        plan, group_sparsity.shrink_groups(plan, variables, jnp.full(20, middle))
+    )
+    np.testing.assert_allclose(left, np.maximum(norms - middle, 0), atol=1e-6)
+    assert (np.asarray(left) == 0).sum() in (10, 11)
+
+
+def test_soft_thresholds_by_hand(problem):
+    plan = a_plan(problem, cges.Config())
+    variables = problem.trainer.initial(KEY)
+    thresholds = jnp.arange(20) / 40
+    shrunk = group_sparsity.shrink_weights(plan, variables, thresholds)
+    kernel = np.asarray(variables["params"]["hidden"]["kernel"])
+    expected = np.sign(kernel) * np.maximum(np.abs(kernel) - np.arange(12)[:, None] / 40, 0)
+    np.testing.assert_allclose(shrunk["params"]["hidden"]["kernel"], expected, atol=1e-7)
+    np.testing.assert_array_equal(
+        shrunk["params"]["hidden"]["bias"], variables["params"]["hidden"]["bias"]
+    )
+
+
+def test_cges_shares_early_and_competes_late(problem):
+    parts = cges.group_parts(a_plan(problem, cges.Config()))
+    np.testing.assert_allclose(parts, [0.8] * 12 + [0.6] * 8, rtol=1e-6)
+    steep = cges.group_parts(a_plan(problem, cges.Config(first_mu=0.3, mu_fall=0.5)))
+    np.testing.assert_allclose(steep, [0.3] * 12 + [0.0] * 8, rtol=1e-6)
+
+
+def test_larger_groups_pay_more_in_group_lasso(problem):
+    """A step with nothing to learn: norms fall by rate * strength * root of the group's size."""
+    plan = a_plan(problem, group_lasso.Config())
+    variables = problem.trainer.initial(KEY)
+    before = group_sparsity.norms(plan, variables)
+    after = group_sparsity.norms(plan, group_lasso._shrink(plan, variables, jnp.float32(0.01)))
+    roots = np.array([8**0.5] * 12 + [3**0.5] * 8)
+    np.testing.assert_allclose(before - after, 0.01 * roots, atol=1e-6)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_without_data_it_says_what_is_missing(problem):
+    for trainer in (None, problem.trainer._replace(material=None)):
+        with pytest.raises(UserError, match="this problem has no data for"):
+            group_lasso.init(group_lasso.Config(), problem._replace(trainer=trainer), KEY)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (hard_concrete, {"epochs": 0}, "epochs must be at least 1, not 0"),
+        (hard_concrete, {"strength": -1.0}, "strength must not be negative, not -1.0"),
+        (hard_concrete, {"strength_rate": 0.0}, "strength_rate must be positive, not 0.0"),
+        (hard_concrete, {"drop_rate": 1.0}, r"drop_rate must lie in \(0, 1\), not 1.0"),
+        (hard_concrete, {"gate_learning_rate": 0.0}, "gate_learning_rate must be positive"),
+        (autoprune, {"initial_gate": -1.0}, "initial_gate must be positive, not -1.0"),
+        (cges, {"first_mu": 1.5}, r"first_mu must lie in \[0, 1\], not 1.5"),
+    ],
+)
+def test_bad_settings_are_refused(method, settings, message):
+    with pytest.raises(ValueError, match=message):
+        method.Config(**settings)
+
+
+def test_learner_is_arrays_alone(problem):
+    state = autoprune.init(autoprune.Config(), problem, KEY)
+    assert isinstance(state.learner, Learner)
+    assert all(
+        isinstance(leaf, np.ndarray | jax.Array | np.integer) for leaf in jax.tree.leaves(state)
+    )
