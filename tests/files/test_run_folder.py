@@ -34,18 +34,19 @@ def test_results_are_kept_from_one_process_to_the_next(tmp_path):
 
 
 def test_the_seconds_of_a_phase_add_up_over_its_attempts(tmp_path):
+    started = time.monotonic()
     with folder.create(tmp_path / "run", SETTINGS) as run:
         with suppress(KeyboardInterrupt), run.timed("search"):
             time.sleep(0.02)
             raise KeyboardInterrupt
         first = run.seconds()["search"]
-        assert 0.02 <= first < 0.5
+        assert first >= 0.02
     with folder.reopen(tmp_path / "run") as run:
         with run.timed("search"):
             time.sleep(0.03)
         with run.timed("evaluate"):
             pass
-        assert first + 0.03 <= run.seconds()["search"] < first + 0.5
+        assert first + 0.03 <= run.seconds()["search"] <= time.monotonic() - started
         assert list(run.seconds()) == ["search", "evaluate"]
 
 

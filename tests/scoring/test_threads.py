@@ -47,10 +47,8 @@ def test_a_job_that_fails_ends_the_others(monkeypatch):
             time.sleep(0.005)
         ended.append(number)
 
-    started = time.monotonic()
     with pytest.raises(KeyError):
         threads.each(job, range(6))
-    assert time.monotonic() - started < 10
     assert not ended
     threads.go_on()  # nothing is abandoned any more
     assert threads.each(lambda _: threads.go_on(), range(3)) == [None] * 3
