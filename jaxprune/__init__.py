@@ -66,10 +66,11 @@ if TYPE_CHECKING:
     from jaxprune.scoring.evaluation import Scores
     from jaxprune.search.problem import Archive, Problem, SearchResult, best, make_problem
 
-_ROOMS = (
+ROOMS = (
     *("dependency", "optim", "importance", "files", "scoring"),
     *("costs", "networks", "training", "search", "commands"),
 )
+"""The rooms; each imports from those before it alone."""
 _HOMES = {
     "costs.limits": "Kept Limits",
     "costs.pruning": "prune",
@@ -86,6 +87,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "ROOMS",
     "Archive",
     "CompactNetwork",
     "CouplingError",
@@ -131,7 +133,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in ROOMS:
         return import_module(f"jaxprune.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")

@@ -16,6 +16,7 @@ ORDER = (
     "many_devices",
     "add_a_method",
     "add_a_primitive_rule",
+    "architecture",
     "glossary",
 )
 
