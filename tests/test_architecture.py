@@ -1,4 +1,4 @@
-"""The rooms of the package: imports run one way, and the page that describes them tells the truth."""
+"""The rooms of the package: imports run one way, and the page about them tells the truth."""
 
 import ast
 import re
