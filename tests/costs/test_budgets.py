@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import UserError, compact, costs, make_problem, trace
-from jaxprune.costs import budgets
+from jaxprune import UserError, compact, make_problem, trace
+from jaxprune.costs import budgets, counting
 from jaxprune.costs.budgets import Limit, make_budgets, parse_limit
 from jaxprune.search.baselines import candidates, global_l1, random_mask, uniform_l1
 from jaxprune.search.problem import relative_cost, shares
@@ -199,8 +199,8 @@ def test_impossible_budgets_name_the_smallest_one(structure):
 def test_latency_is_measured_once_for_the_same_widths(structure, monkeypatch):
     times = iter([10.0])
     pairs = iter([(11.0, 10.0), (24.0, 20.0), (13.0, 11.0)])  # the second on a slower machine
-    monkeypatch.setattr(costs, "latency", lambda *arguments, **options: next(times))
-    monkeypatch.setattr(costs, "latencies", lambda *arguments, **options: list(next(pairs)))
+    monkeypatch.setattr(counting, "latency", lambda *arguments, **options: next(times))
+    monkeypatch.setattr(counting, "latencies", lambda *arguments, **options: list(next(pairs)))
     known: dict = {}
     (budget,) = make(structure, ("latency", "20ms"), margin=0.25, known=known)
     assert (budget.dense, budget.limit, budget.target, budget.least) == (10, 2, 1.5, 1.1)

@@ -165,7 +165,7 @@ def test_replacement_killed_between_its_two_renames_is_undone(tmp_path):
 
 WRITER = """
 import sys, itertools, numpy as np
-from jaxprune import checkpoint
+from jaxprune.files import checkpoint
 for value in itertools.count():
     checkpoint.save(sys.argv[1], {"x": np.full(200_000, value), "y": np.full(3, value)})
     print(value, flush=True)

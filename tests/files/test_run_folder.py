@@ -94,7 +94,7 @@ def test_damaged_settings_are_recognised(tmp_path):
 
 def test_a_second_process_is_refused(tmp_path):
     reopen = (
-        "import sys; from pathlib import Path; from jaxprune import run_folder\n"
+        "import sys; from pathlib import Path; from jaxprune.files import run_folder\n"
         "run_folder.reopen(Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", reopen, str(tmp_path / "run")]

@@ -12,7 +12,8 @@ roots = {name.split(".")[0] for name in sys.modules}
 others = {"flax", "tensorflow_datasets", "orbax", "mctx", "tyro", "sklearn", "torch", "matplotlib"}
 print(sorted(roots & others))
 print(sorted(name for name in sys.modules
-             if name.startswith("jaxprune.") and not name.startswith("jaxprune.optim")))
+             if name.startswith("jaxprune.") and not name.startswith("jaxprune.optim")
+             and name != "jaxprune.version"))
 """
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120

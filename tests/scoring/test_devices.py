@@ -40,12 +40,15 @@ SCRIPT = """
 import json, re
 import jax, jax.numpy as jnp, numpy as np
 import jaxprune
-from jaxprune import data, devices, models, training
+from jaxprune import training
+from jaxprune.networks import bundled
+from jaxprune.scoring import devices
+from jaxprune.training import data
 from jaxprune.scoring.evaluation import evaluate
 
 digits = data.load("digits")
 part = data.Split(digits.train.images[:256], digits.train.labels[:256])
-network = models.build("cnn", (8, 8, 1))
+network = bundled.build("cnn", (8, 8, 1))
 prepare = data.preprocess(digits, network.flat)
 x, y = prepare(jnp.asarray(part.images[:64])), jnp.asarray(part.labels[:64])
 variables = network.init(jax.random.key(0))

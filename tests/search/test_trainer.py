@@ -63,7 +63,7 @@ def some_masks(structure, count):
 def test_excerpts_have_so_many_steps(digits):
     split = digits[0].train
     for steps, epochs, examples in ((1, 1, 16), (5, 1, 80), (12, 1, 192), (13, 2, 104)):
-        part, recipe = trainer._excerpt(split, RECIPE, steps, KEY)
+        part, recipe = trainer_module._excerpt(split, RECIPE, steps, KEY)
         assert (recipe.epochs, len(part.labels)) == (epochs, examples)
         assert recipe.epochs * (len(part.labels) // recipe.batch_size) in (steps, steps - 1)
         rows = {image.tobytes() for image in part.images}
@@ -74,7 +74,7 @@ def test_a_candidate_is_scored_as_if_it_were_fine_tuned_alone(digits, trainer, b
     _, network, preprocess, variables, structure = digits
     masks = some_masks(structure, 3)
     train, validation = trainer.finetune(masks, 4, KEY)
-    part, recipe = trainer._excerpt(digits[0].train, RECIPE, 4, KEY)
+    part, recipe = trainer_module._excerpt(digits[0].train, RECIPE, 4, KEY)
     apply_masked = masked(network.apply, structure)
     for k in range(3):
         mask = structure.unflatten(masks[k])
@@ -129,7 +129,7 @@ def test_shared_training_under_whole_masks_is_training(digits, trainer):
     whole = jnp.ones((1, digits[-1].num_channels))
     fitted = trainer.train(variables, whole, 6, KEY)
     _, key = jax.random.split(KEY)
-    part, recipe = trainer._excerpt(dataset.train, RECIPE, 6, key)
+    part, recipe = trainer_module._excerpt(dataset.train, RECIPE, 6, key)
     expected, _ = training.fit(network.apply_train, variables, part, preprocess, recipe, key)
     for left, right in zip(jax.tree.leaves(fitted), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-5)

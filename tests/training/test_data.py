@@ -535,7 +535,7 @@ def test_cache_folder(monkeypatch, tmp_path):
 def test_reading_needs_no_tensorflow_and_importing_no_tensorflow_datasets(mnist, tmp_path):
     script = (
         "import sys\n"
-        "from jaxprune import data\n"
+        "from jaxprune.training import data\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"data.load('mnist', {str(mnist.root)!r}, cache_dir={str(tmp_path)!r})\n"
         "assert 'tensorflow_datasets' in sys.modules\n"

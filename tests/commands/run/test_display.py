@@ -10,7 +10,7 @@ import pytest
 
 PHASES = """
 import time
-from jaxprune.run import display
+from jaxprune.commands.run import display
 
 with display.make() as shown:
     shown.begin("search", 10)

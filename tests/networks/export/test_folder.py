@@ -92,7 +92,7 @@ def test_other_parameters_of_the_same_shapes_are_used(saved):
 LOADER = """
 import sys
 import numpy as np
-from jaxprune import export
+from jaxprune.networks import export
 network = export.load(sys.argv[1])
 np.save(sys.argv[3], network(network.params, np.load(sys.argv[2])))
 """
