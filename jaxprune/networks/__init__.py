@@ -2,21 +2,31 @@
 
 `adapters` turn a Flax, Equinox or Haiku network into a function of its parameters, `bundled` has
 networks to begin with, `export` writes a compact network as a folder, StableHLO or ONNX, and
-`narrow` gives a Flax module at its widths.
+`narrow` gives a Flax module at its widths. The last three need Flax and are loaded when they are
+first used.
 """
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from jaxprune.networks.adapters import from_equinox, from_haiku, from_linen, from_nnx
-from jaxprune.networks.export import LoadedNetwork, load, save
-from jaxprune.networks.narrow import linen_module, nnx_module
+
+if TYPE_CHECKING:
+    from jaxprune.networks import bundled, export, narrow
 
 __all__ = [
-    "LoadedNetwork",
+    "bundled",
+    "export",
     "from_equinox",
     "from_haiku",
     "from_linen",
     "from_nnx",
-    "linen_module",
-    "load",
-    "nnx_module",
-    "save",
+    "narrow",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ("bundled", "export", "narrow"):
+        return import_module(f"jaxprune.networks.{name}")
+    raise AttributeError(f"module 'jaxprune.networks' has no attribute {name!r}")

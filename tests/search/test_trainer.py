@@ -150,9 +150,9 @@ def test_each_candidate_has_its_part_of_the_batch(digits):
     _, network, _, variables, structure = digits
     masks = some_masks(structure, 2)
     masked_train = masked(network.apply_train, structure)
-    shared = trainer._Shared(masked_train)
-    assert shared == trainer._Shared(masked_train)
-    assert hash(shared) == hash(trainer._Shared(masked_train))
+    shared = trainer_module._Shared(masked_train)
+    assert shared == trainer_module._Shared(masked_train)
+    assert hash(shared) == hash(trainer_module._Shared(masked_train))
     x = jax.random.normal(KEY, (6, 64))
     logits, _ = shared(structure.unflatten(masks), variables, x)
     for k, rows in enumerate((slice(0, 3), slice(3, 6))):
@@ -177,7 +177,7 @@ def test_running_statistics_are_the_mean_over_the_candidates():
         return module.apply(variables, x, train=True, mutable=["batch_stats"])
 
     masked_train = masked(apply_train, structure)
-    _, state = trainer._Shared(masked_train)(structure.unflatten(masks), variables, x)
+    _, state = trainer_module._Shared(masked_train)(structure.unflatten(masks), variables, x)
     states = [
         masked_train(variables, structure.unflatten(masks[k]), x[2 * k : 2 * k + 2])[1]
         for k in range(2)

@@ -451,7 +451,7 @@ def test_other_formats_are_told_from_missing_ones(mnist, tmp_path):
     folder = copy_of(mnist, tmp_path)
     for path in folder.glob("*.array_record*"):
         path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
-    with pytest.raises(UserError, match=r"has no array_record files .*another folder: python -m"):
+    with pytest.raises(UserError, match=r"no array_record files .*another folder: jaxprune data"):
         data.load("mnist", tmp_path, cache_dir=tmp_path / "cache")
 
 
