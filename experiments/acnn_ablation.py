@@ -10,7 +10,7 @@ replay buffer that is cleared after each round, as the paper says; and the paper
 the reward alone to hold the budget and an actor that learns as fast as the critic. Pairs have the
 same dense network, random numbers and fine-tuning. What the step changes is the mean of the paired
 differences, with their sample deviation. The rows of the tool's ACNN with the step are those of
-`acnn_tables.py`. Writes `experiments/results/acnn_ablation.md`.
+`acnn_tables.py`. Writes `experiments/results/acnn_ablation/README.md`.
 """
 
 from collections.abc import Callable
@@ -177,7 +177,7 @@ def page() -> str:
         "budget in a round, but no answer does. Rows were run beside each other and beside other",
         "work, which the search's seconds show more than the step.",
         f"Device: {devices(read(*where) for where in rows)}. Made by",
-        "`python experiments/acnn_ablation.py`; every row's command is in its file.",
+        "`python experiments/acnn_ablation.py`; `rows.jsonl` has every row's command.",
         "",
     ]
     changes: dict[str, dict[str, list[Made]]] = {agent: {} for agent in AGENTS}
@@ -217,4 +217,4 @@ if __name__ == "__main__":
     if not options.list:
         text = page()
         print(text)
-        (RESULTS / "acnn_ablation.md").write_text(text)
+        (OUT / "README.md").write_text(text)

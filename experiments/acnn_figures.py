@@ -8,11 +8,10 @@ Figs. 3 and 5 (losses and rewards) and 7, 9 and 11 (density and time) are drawn 
 `acnn_tables.py`. Fig. 4 has searches of its own: the paper's agent, which has the reward alone to
 hold its compression, with several weights beta of the compression; shown is the network that the
 actor makes at the end without exploration, before fine-tuning. Figs. 12 and 13 (weights before and
-after) need the folder of the run that they show. Writes `experiments/results/acnn_figures.md`, and
-the pictures and Fig. 4's searches to `experiments/results/acnn_figures/`.
+after) need the folder of the run that they show. Writes page, pictures and Fig. 4's searches to
+`experiments/results/acnn_figures/`.
 """
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ from acnn_paper import CASES, neurons_allowed
 from acnn_tables import BASELINES, COLOURS, METHODS, SEEDS, paper_ncr, points, row, runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rows import NOT_RUN, RESULTS, curves, parser, spread, table
+from rows import NOT_RUN, RESULTS, add, curves, lines, parser, spread, table
 
 import jaxprune
 from jaxprune import training
@@ -60,9 +59,9 @@ class Sweep(NamedTuple):
     seed: int
 
     @property
-    def path(self) -> Path:
-        """Where its result is kept."""
-        return OUT / f"beta-{self.case}-{self.beta:g}-{self.seed}.json"
+    def name(self) -> str:
+        """The name on the line of its result."""
+        return f"beta-{self.case}-{self.beta:g}-{self.seed}"
 
 
 SWEEPS = [Sweep(case, beta, seed) for seed in BETA_SEEDS for case in CASES for beta in BETAS]
@@ -109,8 +108,8 @@ def settle(sweep: Sweep, cache: Path) -> dict[str, Any]:
 
 def swept(case: str, beta: float) -> list[dict[str, Any]]:
     """The results of the searches with this beta that were made."""
-    paths = [sweep.path for sweep in SWEEPS if (sweep.case, sweep.beta) == (case, beta)]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+    names = [sweep.name for sweep in SWEEPS if (sweep.case, sweep.beta) == (case, beta)]
+    return [found for name in names if (found := lines(OUT).get(name))]
 
 
 def beta_table() -> str:
@@ -327,7 +326,7 @@ def page(drawn: set[str]) -> str:
         "",
     ]
     for name, title in TITLES.items():
-        shown = f"![{title}](acnn_figures/{name}.png)" if name in drawn else f"{NOT_RUN}."
+        shown = f"![{title}]({name}.png)" if name in drawn else f"{NOT_RUN}."
         lines += [f"## {title}", "", TEXTS[name], "", shown, ""]
         if name == "beta":
             lines += [beta_table(), ""]
@@ -337,14 +336,13 @@ def page(drawn: set[str]) -> str:
 def main(options: Any) -> None:
     """Makes the searches and rows that were asked for, then pictures and page."""
     for sweep in SWEEPS:
-        name = sweep.path.stem
+        name = sweep.name
         wanted = options.runs and (not options.rows or any(part in name for part in options.rows))
         if options.list:
             print(f"{name}: beta {sweep.beta:g}, seed {sweep.seed}, {CASES[sweep.case].title}")
-        elif wanted and not sweep.path.exists():
+        elif wanted and name not in lines(OUT):
             result = settle(sweep, options.runs / "cache")
-            OUT.mkdir(parents=True, exist_ok=True)
-            sweep.path.write_text(json.dumps(result, indent=1) + "\n")
+            add(name, result, OUT)
             print(name, f"NCR {result['ncr']:.2f}, accuracy {result['accuracy']:.2f}", flush=True)
     if options.list:
         return
@@ -353,7 +351,7 @@ def main(options: Any) -> None:
         if figure is not None:
             figure.savefig(OUT / f"{name}.png", dpi=110)
     drawn = {path.stem for path in OUT.glob("*.png")}
-    (RESULTS / "acnn_figures.md").write_text(page(drawn))
+    (OUT / "README.md").write_text(page(drawn))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Three networks with prunable inputs, the dense ones at full strength. For every 
 with as many neurons as the paper's NCR of ACNN allows, and other numbers of neurons with one seed
 (`--curve-seeds` makes more). All are fine-tuned alike, by the command's default recipe; uniform and
 global magnitude pruning and random pruning come with every run. Beside each row stands what the
-paper prints. Writes `experiments/results/acnn_tables.md` and a picture of the curves.
+paper prints. Writes `experiments/results/acnn_tables/README.md` and a picture of the curves.
 """
 
 from itertools import pairwise
@@ -366,11 +366,11 @@ def page(seeds: tuple[int, ...]) -> str:
         "the same fine-tuning makes of the whole network is given too, so that a loss against it",
         "can be read off. The validation split made every decision. The search's time includes",
         "compilation; rows were run beside each other and beside other work, so that it is longer",
-        "than it has to be (alone: `acnn_episodes_cpu.md`). It leaves out the training of the",
+        "than it has to be (alone: `acnn_episodes/cpu.md`). It leaves out the training of the",
         f"dense network, which the methods that train from scratch ({', '.join(SPARSE_TRAINING)})",
         "do without.",
         f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
-        "`python experiments/acnn_tables.py`; every row's command is in its file.",
+        "`python experiments/acnn_tables.py`; `rows.jsonl` has every row's command.",
         "",
     ]
     for name, case in CASES.items():
@@ -388,7 +388,7 @@ def page(seeds: tuple[int, ...]) -> str:
     lines += [
         "## Accuracy against compression",
         "",
-        "![Loss against neuron compression rate](acnn_tables.png)",
+        "![Loss against neuron compression rate](curves.png)",
         "",
         f"The paper's NCR with up to {len(SEEDS)} seeds, others with seeds "
         f"{', '.join(map(str, seeds))}. Crosses are the paper's rows.",
@@ -434,5 +434,5 @@ if __name__ == "__main__":
     if not options.list:
         text = page(curve_seeds)
         print(text)
-        (RESULTS / "acnn_tables.md").write_text(text)
-        picture(curve_seeds).savefig(RESULTS / "acnn_tables.png", dpi=144)
+        (OUT / "README.md").write_text(text)
+        picture(curve_seeds).savefig(OUT / "curves.png", dpi=144)

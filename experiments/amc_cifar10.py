@@ -9,7 +9,7 @@ VGG-16 and ResNet-18 to 30 %. Here `amc`, `acnn` and, where its paper has a row,
 command's training and fine-tuning; uniform and global magnitude pruning and random pruning come
 with every run. A row of these takes a GPU. ResNet-20 on 10,000 images, trained for 30 epochs, shows
 AMC's half of the multiply-adds on two cores: it is weaker than a published one would be, and its
-losses are to be compared with each other alone. Writes `experiments/results/amc_cifar10.md`.
+losses are to be compared with each other alone. Writes `experiments/results/amc_cifar10/README.md`.
 """
 
 from typing import Any, NamedTuple
@@ -164,7 +164,7 @@ def text(rows: list[Row]) -> str:
             "CACP's as the CRL paper quotes them: with 30 % of the parameters, which look like its",
             "30 % of the multiply-adds. ResNet-20 saw 10,000 images alone, for 30 epochs.",
             f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
-            "`python experiments/amc_cifar10.py`; every row's command is in its file.",
+            "`python experiments/amc_cifar10.py`; `rows.jsonl` has every row's command.",
             "",
             known_result(),
             "",
@@ -183,4 +183,4 @@ if __name__ == "__main__":
     if not options.list:
         page = text(all_rows)
         print(page)
-        (RESULTS / "amc_cifar10.md").write_text(page)
+        (OUT / "README.md").write_text(page)

@@ -6,8 +6,8 @@ The policy of CRL prunes the digits network to 25 % of its multiply-adds and to 
 parameters, once with each dual step at the same integral gain, everything else at its default. The
 table says how near the mean cost of a round stays to the budget once half of the search is over,
 how often a round of that half exceeds it by more than a tenth, how many episodes meet it, and how
-good the best network is before fine-tuning. Writes `experiments/results/crl_dual.md` and a picture
-of the first seed.
+good the best network is before fine-tuning. Writes
+`experiments/results/crl_dual/README.md` and a picture of the first seed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from jaxprune.search.agents import ppo_lagrangian
 from jaxprune.search.problem import best
 from jaxprune.training import data
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "crl_dual"
 BUDGETS = (("macs", 0.25), ("params", 0.1))
 DUALS = ("ascent", "pid")
 
@@ -140,13 +140,14 @@ def main():
             "",
             table(header, lines),
             "",
-            "![Cost and multiplier of the first seed](crl_dual.png)",
+            "![Cost and multiplier of the first seed](curves.png)",
             "",
         ]
     )
     print(text)
-    picture(curves).savefig(RESULTS / "crl_dual.png", dpi=144)
-    (RESULTS / "crl_dual.md").write_text(text)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    picture(curves).savefig(RESULTS / "curves.png", dpi=144)
+    (RESULTS / "README.md").write_text(text)
 
 
 if __name__ == "__main__":

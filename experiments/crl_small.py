@@ -85,11 +85,11 @@ if __name__ == "__main__":
                 "Test accuracy in percent after fine-tuning, mean and sample deviation over the",
                 "seeds that were run.",
                 f"Device: {devices(read(r, OUT) for r in rows)}. Made by",
-                "`python experiments/crl_small.py`; every row's command is in its file.",
+                "`python experiments/crl_small.py`; `rows.jsonl` has every row's command.",
                 "",
                 table(HEADER, [line(case) for case in CASES]),
                 "",
             ]
         )
         print(text)
-        (RESULTS / "crl_small.md").write_text(text)
+        (OUT / "README.md").write_text(text)

@@ -104,7 +104,7 @@ if __name__ == "__main__":
                 "paper are quoted. Here: mean and sample deviation over the seeds that were run,",
                 "the baseline at the same budget and with the same fine-tuning.",
                 f"Device: {devices(read(r, OUT) for r in rows)}. Made by",
-                "`python experiments/crl_table1.py`; every row's command is in its file.",
+                "`python experiments/crl_table1.py`; `rows.jsonl` has every row's command.",
                 "",
                 table(HEADER, lines()),
                 "",
@@ -114,4 +114,4 @@ if __name__ == "__main__":
             ]
         )
         print(text)
-        (RESULTS / "crl_table1.md").write_text(text)
+        (OUT / "README.md").write_text(text)

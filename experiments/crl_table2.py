@@ -104,11 +104,11 @@ if __name__ == "__main__":
                 "and its ResNet-18 with 2.52 of 11.68 million keeps 21.6 % where 20 were allowed.",
                 "Rows *here*: mean and sample deviation over the seeds that were run.",
                 f"Device: {devices(read(r, OUT) for r in rows)}. Made by",
-                "`python experiments/crl_table2.py`; every row's command is in its file.",
+                "`python experiments/crl_table2.py`; `rows.jsonl` has every row's command.",
                 "",
                 table(HEADER, lines()),
                 "",
             ]
         )
         print(text)
-        (RESULTS / "crl_table2.md").write_text(text)
+        (OUT / "README.md").write_text(text)

@@ -3,8 +3,8 @@
     python experiments/default_run.py --seeds 0 1 2 3 4 --out /tmp/default_run
 
 Each seed is a process of its own, the first with an empty cache. The table goes to
-`experiments/results/default_run.md`, and what the first seed's run wrote (without its state and the
-network's arrays) to `experiments/results/default_run/`. Runs that are finished in `--out` are not
+`experiments/results/default_run/README.md`, and what the first seed's run wrote (without its state
+and the network's arrays) beside it. Runs that are finished in `--out` are not
 repeated, interrupted ones are continued; their times are marked.
 """
 
@@ -99,10 +99,10 @@ def main() -> None:
     text = table([row(out) for out in outs], " ".join([command, *options.words]))
     print(text)
     if not options.words:
-        RESULTS.with_suffix(".md").write_text(text)
         shutil.rmtree(RESULTS, ignore_errors=True)
         left_out = shutil.ignore_patterns("state", "model", "seconds.json")
         shutil.copytree(outs[0], RESULTS, ignore=left_out)
+        (RESULTS / "README.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ paper's penalty: for each gate it takes the weights that leave it in the dense n
 linear in the gates as neurons are, and weighs layers as parameters do. `short` is the tool's
 default training, `long` has the paper's 200 epochs and its rate of the gates. The paper does not
 fine-tune, so that its error is to be compared with the one before fine-tuning. Writes
-`experiments/results/l0_lenet300.md`.
+`experiments/results/l0_lenet300/README.md`.
 """
 
 from itertools import pairwise
@@ -130,7 +130,7 @@ if __name__ == "__main__":
                 "deviation over the seeds. The published errors are recalled and were not read",
                 "again in the paper.",
                 f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
-                "`python experiments/l0_lenet300.py`; every row's command is in its file.",
+                "`python experiments/l0_lenet300.py`; `rows.jsonl` has every row's command.",
                 "",
                 table(
                     HEADER, [line(name, training) for training in TRAININGS for name in PUBLISHED]
@@ -143,4 +143,4 @@ if __name__ == "__main__":
             ]
         )
         print(text)
-        (RESULTS / "l0_lenet300.md").write_text(text)
+        (OUT / "README.md").write_text(text)

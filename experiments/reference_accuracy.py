@@ -3,9 +3,9 @@
     python experiments/reference_accuracy.py --model lenet300 --dataset mnist --seeds 0 1 2
 
 An interrupted run goes on where it stopped. Each network adds its row to
-`experiments/results/reference_accuracy.json`, and the table beside it is written anew. The recipes
-are plain ones, picked by hand from a few tries, with the test accuracy in view: these networks are
-what pruning starts from, not results to compare with.
+`experiments/results/reference_accuracy/rows.jsonl`, and the table beside it is written anew. The
+recipes are plain ones, picked by hand from a few tries, with the test accuracy in view: these
+networks are what pruning starts from, not results to compare with.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxprune import training
 from jaxprune.networks import bundled
 from jaxprune.training import data
 
-RESULTS = Path(__file__).parent / "results" / "reference_accuracy.json"
+RESULTS = Path(__file__).parent / "results" / "reference_accuracy"
 
 TARGETS = {
     ("cnn", "digits"): 0.98,
@@ -154,13 +154,14 @@ def main() -> None:
     options = parser.parse_args()
     for seed in options.seeds:
         row = measure(options.model, options.dataset, seed, options.data_dir)
-        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+        kept = RESULTS / "rows.jsonl"
+        rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
         key = ("model", "dataset", "seed")
         rows = [old for old in rows if any(old[name] != row[name] for name in key)] + [row]
         rows.sort(key=lambda row: tuple(row[name] for name in key))
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-        RESULTS.with_suffix(".md").write_text(table(rows))
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (RESULTS / "README.md").write_text(table(rows))
         print({name: value for name, value in row.items() if "accuracy" in name}, flush=True)
 
 

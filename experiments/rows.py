@@ -1,11 +1,13 @@
 """Rows of a table: each is one run of `python -m jaxprune.run`, continued where it was interrupted.
 
-A finished row leaves one file, its result with the command and the versions, in the folder of the
-experiment's results; a table is made of these files, and says "not run" where one is missing. So
-rows can be made one by one, in any order, on any machine.
+Each experiment has one folder of results: its page `README.md`, its pictures, and `rows.jsonl`,
+with a line for every finished row: the result with the command and the versions. The page is made
+of these lines and says "not run" where one is missing, so rows can be made one by one, in any
+order, on any machine.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -16,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
+ROWS = "rows.jsonl"
 NOT_RUN = "not run"
 
 
@@ -23,7 +26,7 @@ class Row(NamedTuple):
     """One run.
 
     Attributes:
-        name: The name of its file; unique in its experiment.
+        name: The name on its line; unique in its experiment.
         words: The options of `python -m jaxprune.run`.
         curves: Whether the metrics of each round of the search are kept too.
     """
@@ -40,8 +43,7 @@ class Row(NamedTuple):
 
 def make(row: Row, runs: Path, results: Path) -> None:
     """Runs a row, or goes on with it, unless its result is there."""
-    kept = results / f"{row.name}.json"
-    if kept.exists():
+    if read(row, results) is not None:
         return
     out = runs / row.name
     if not (out / "result.json").exists():
@@ -50,12 +52,10 @@ def make(row: Row, runs: Path, results: Path) -> None:
         _run(["--out", str(out), *words], runs / "cache")
     result = json.loads((out / "result.json").read_text())
     versions = json.loads((out / "config.json").read_text())["versions"]
-    results.mkdir(parents=True, exist_ok=True)
+    found = {"command": row.command, "versions": versions, **result}
     if row.curves:
-        _curves(row, results).write_text("".join(_search_lines(out / "metrics.jsonl")))
-    kept.write_text(
-        json.dumps({"command": row.command, "versions": versions, **result}, indent=1) + "\n"
-    )
+        found["curves"] = _columns(out / "metrics.jsonl")
+    add(row.name, found, results)
 
 
 def _run(words: Sequence[str], cache: Path) -> None:
@@ -72,23 +72,51 @@ def _run(words: Sequence[str], cache: Path) -> None:
 
 def read(row: Row, results: Path) -> dict[str, Any] | None:
     """The result of a row, or None if it was not run."""
-    kept = results / f"{row.name}.json"
-    return json.loads(kept.read_text()) if kept.exists() else None
+    return lines(results).get(row.name)
 
 
 def curves(row: Row, results: Path) -> list[dict[str, Any]]:
     """The metrics of each round of a row's search; none if they were not kept."""
-    kept = _curves(row, results)
-    return [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    columns = (read(row, results) or {}).get("curves", {})
+    rounds = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, of_round, strict=True)) for of_round in rounds]
 
 
-def _curves(row: Row, results: Path) -> Path:
-    return results / f"{row.name}.jsonl"
+def _columns(metrics: Path) -> dict[str, list[Any]]:
+    """The search's metrics, each as a list over its rounds, to six digits."""
+    written = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rounds = [line for line in written if line["phase"] == "search"]
+    names = [name for name in rounds[0] if name not in ("phase", "step", "action")]
+    return {name: [_rounded(line[name]) for line in rounds] for name in names}
 
 
-def _search_lines(metrics: Path) -> list[str]:
-    lines = metrics.read_text().splitlines(keepends=True)
-    return [line for line in lines if json.loads(line)["phase"] == "search"]
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def lines(results: Path) -> dict[str, dict[str, Any]]:
+    """The lines of `rows.jsonl` by the names of their rows."""
+    kept = results / ROWS
+    return _parsed(kept, kept.stat().st_mtime_ns) if kept.exists() else {}
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(kept: Path, changed: int) -> dict[str, dict[str, Any]]:
+    del changed  # what was read is read anew after a change
+    found = [json.loads(line) for line in kept.read_text().splitlines()]
+    return {line.pop("name"): line for line in found}
+
+
+def add(name: str, found: dict[str, Any], results: Path) -> None:
+    """Writes a row's line; the file is replaced as a whole, so that none is ever cut."""
+    results.mkdir(parents=True, exist_ok=True)
+    kept = results / ROWS
+    before = kept.read_text() if kept.exists() else ""
+    whole = kept.with_suffix(".new")
+    whole.write_text(before + json.dumps({"name": name, **found}) + "\n")
+    whole.replace(kept)
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
@@ -96,7 +124,7 @@ def spread(values: Iterable[float], digits: int = 2) -> str:
     known = list(values)
     if not known:
         return NOT_RUN
-    text = f"{mean(known):.{digits}f}"
+    text = f"{round(mean(known), digits) + 0.0:.{digits}f}"  # no minus before a zero
     return f"{text} ± {stdev(known):.{digits}f}" if len(known) > 1 else text
 
 

@@ -6,7 +6,7 @@ Random masks of the default network at a quarter of its multiply-adds are scored
 the dense network's BatchNorm statistics and with those of the scored images (`--statistics` of
 `jaxprune.run`), and then fine-tuned with the default recipe. The table gives Spearman's
 rank correlation of each score with the mean validation and test accuracy after it, and with the
-mean loss. Writes `experiments/results/score_correlation.md`.
+mean loss. Writes `experiments/results/score_correlation/README.md`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxprune.search.envs import filterwise
 from jaxprune.search.problem import make_problem
 from jaxprune.training import data
 
-RESULTS = Path(__file__).parent / "results" / "score_correlation.md"
+RESULTS = Path(__file__).parent / "results" / "score_correlation" / "README.md"
 BUDGET = 0.25
 
 

@@ -25,7 +25,7 @@ are left out; how long they took is printed too. How much could be gained at mos
 these networks for itself follows from the multiply-adds of PyTorch's smaller networks and the rate
 of one matrix product. Then a whole search as the command makes it is timed, with the compilation
 and again without. PyTorch (not a dependency) must be installed. Writes
-`experiments/results/acnn_episodes_<device>.json` and `.md`.
+`experiments/results/acnn_episodes/<device>.json` and `.md`.
 """
 
 import argparse

@@ -22,7 +22,7 @@ multiply-adds, is given as a share of the fastest matrix product of this machine
 how long the first 200 candidates took at their own widths, in a process of their own and with all
 that was compiled for them, and how long torch.compile takes for a network. PyTorch and
 Torch-Pruning (the extra `bench`) must be installed. Writes
-`experiments/results/candidates_<device>.json` and `.md`.
+`experiments/results/candidates/<device>.json` and `.md`.
 """
 
 import argparse
@@ -562,14 +562,14 @@ def page(about: dict[str, Any], results: Sequence[dict[str, Any]], peak: float) 
         "those of JAX's own record, sums over all threads, which compile at the same time. Pays\n"
         "from: with so many candidates, compilation counted, PyTorch is overtaken. A convolution\n"
         "is compiled for each pair of widths that occurs, and is a call of a library, so that\n"
-        "most of its time is what any program takes, however small. `compile_time_cpu.md` has\n"
+        "most of its time is what any program takes, however small. `compile_time/cpu.md` has\n"
         "what was tried to spend less.\n\n"
         "What is not counted above, but where it says so:\n\n"
         f"{preparation(results)}\n\n"
         "XLA's library for CPUs comes the less close to the matrix product, the fewer channels\n"
         "there are, and hardly divides a convolution of a large map among cores: with a candidate\n"
         "for each core both matter less. On maps smaller than the kernel, products of matrices\n"
-        "(`small_maps_cpu.md`) take its place. A batch with arrays that caches do not hold is\n"
+        "(`small_maps/cpu.md`) take its place. A batch with arrays that caches do not hold is\n"
         "divided (`jaxprune.scoring.own_widths.evaluator`).\n\n"
         "PyTorch's rates of VGG-16 have differed from run to run of this script by more than the\n"
         "quartiles say: a ratio near 1 is no more than that.\n\n"

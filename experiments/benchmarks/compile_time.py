@@ -6,7 +6,7 @@ The first candidates of a search at their own widths (`candidates.py`) wait for 
 programs. Here they are scored as the package does it, and with one thing changed at a time: XLA's
 level of optimization, the parts that XLA divides a program into, steps of width twice as large, and
 JAX's cache on disk, empty and filled. Each measurement is a process of its own; they take turns.
-Needs the extra `bench`. Writes `experiments/results/compile_time_<device>.json` and `.md`.
+Needs the extra `bench`. Writes `experiments/results/compile_time/<device>.json` and `.md`.
 """
 
 import argparse

@@ -11,7 +11,7 @@ environment in Python: one policy call for each layer, one network after another
 slicing its weights and evaluated, then the same number of optimizer steps. The two take turns;
 medians and quartiles are printed. The first rounds, in which most of the widths are compiled that
 occur, are left out; how long they took is printed too. PyTorch (not a dependency) must be
-installed. Writes `experiments/results/crl_round_<device>.json` and `.md`.
+installed. Writes `experiments/results/crl_round/<device>.json` and `.md`.
 """
 
 import argparse

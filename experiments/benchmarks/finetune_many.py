@@ -18,7 +18,7 @@ take turns; medians over the repeats are printed, with quartiles. A first pass, 
 left out; what it took longer than the others is printed apart, and how many steps a second are
 left where each candidate is fine-tuned for 32 steps and all that must be compiled for it counts.
 PyTorch (the extra `bench`) must be installed. Writes
-`experiments/results/finetune_many_<device>.json` and `.md`.
+`experiments/results/finetune_many/<device>.json` and `.md`.
 """
 
 import argparse

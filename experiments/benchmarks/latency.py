@@ -9,7 +9,7 @@ PyTorch runs eagerly, in inference mode, with its own layout of images. Where it
 its columns say "not run"; where it is, its logits must be those of the JAX network before anything
 is timed. The ways take turns, so that a change of the machine's speed meets them all; before each
 timed call comes one that is not, so that no way pays for the threads that another left spinning.
-Medians and quartiles are printed and written to `experiments/results/latency_<device>.md` and
+Medians and quartiles are printed and written to `experiments/results/latency/<device>.md` and
 `.json`, with the machine's load before and after: run it on an idle machine. Where other programs
 use the cores, PyTorch's threads wait for each other at each layer, and its times say nothing.
 """
@@ -36,7 +36,7 @@ try:
 except ImportError:
     torch = None
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "latency"
 IMAGE = (32, 32, 3)
 REMOVED = (0.0, 0.5, 0.8)
 BATCHES = (1, 32)
@@ -236,8 +236,8 @@ def main():
         )
     print(text)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"latency_{device}.md").write_text(text)
-    (arguments.out / f"latency_{device}.json").write_text(
+    (arguments.out / f"{device}.md").write_text(text)
+    (arguments.out / f"{device}.json").write_text(
         json.dumps(about | {"results": results}, indent=1) + "\n"
     )
 

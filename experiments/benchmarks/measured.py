@@ -90,7 +90,12 @@ def device_name() -> str:
 def write(name: str, text: str, content: dict[str, Any]) -> None:
     """Prints a page and writes it, and what it was made of as JSON, by the name of the device."""
     print(text)
-    device = device_name()
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}_{device}.md").write_text(text)
-    (RESULTS / f"{name}_{device}.json").write_text(json.dumps(content, indent=1) + "\n")
+    for kind, written in ((".md", text), (".json", json.dumps(content, indent=1) + "\n")):
+        path = place(name, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(written)
+
+
+def place(name: str, kind: str) -> Path:
+    """Where a benchmark's page, picture or figures lie: a folder each, a file for each device."""
+    return RESULTS / name / f"{device_name()}{kind}"

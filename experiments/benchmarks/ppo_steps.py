@@ -19,7 +19,7 @@ parameters of the pruned network, of random weights: jaxprune scores all of a ro
 widths, stable-baselines3's environment slices the weights of a PyTorch network and evaluates the
 smaller one. Rounds take turns; medians and quartiles are printed. The first rounds, which compile,
 are left out; how long they took is printed too. PyTorch and stable-baselines3 (the extra `bench`)
-must be installed. Writes `experiments/results/ppo_steps_<device>.json` and `.md`.
+must be installed. Writes `experiments/results/ppo_steps/<device>.json` and `.md`.
 
 How much faster a round could be is measured beside: the gradients of its minibatches, of all three
 networks, one after another in a compiled loop without anything else.

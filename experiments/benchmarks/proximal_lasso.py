@@ -5,7 +5,7 @@
 Needs the extra `bench`. Both are given the same loss, step 1 / L and start. First each one's
 iterations to an objective within 1e-6 of scikit-learn's are counted; then a compiled run of that
 many iterations is timed, the solvers taking turns. Writes
-``experiments/results/proximal_lasso_<device>.json``.
+``experiments/results/proximal_lasso/<device>.json``.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from sklearn.linear_model import Lasso
 
 from jaxprune.optim import fista, prox, proximal_sgd
 
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results" / "proximal_lasso"
 
 
 def make_problem(samples: int, features: int):
@@ -177,8 +177,8 @@ def main() -> None:
         "rounds": arguments.rounds,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"proximal_lasso_{device.platform}.json"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{device.platform}.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -5,7 +5,7 @@
 Each optimizer's update and ``optax.apply_updates`` are one compiled function with donated
 parameters and state, as in a training loop. The optimizers take turns, so that a machine that slows
 down slows all of them, and each round compares them with ``optax.adam`` of the same round. Writes
-``experiments/results/proximal_step_<device>.json``.
+``experiments/results/proximal_step/<device>.json``.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import optax
 
 from jaxprune.optim import fista, prox, proximal_adam, proximal_sgd
 
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results" / "proximal_step"
 
 rate, strength = 1e-3, 1e-4
 columns = functools.partial(prox.group_l2, axis=0)
@@ -120,8 +120,8 @@ def main() -> None:
         "steps_per_round": arguments.steps,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"proximal_step_{device.platform}.json"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{device.platform}.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -15,7 +15,7 @@ follow what is left of each. Of four things one is changed at a time:
 
 Each call is made once before it is timed, so that nothing is compiled meanwhile. Medians are shown,
 quartiles are in the JSON. PyTorch, whose version is stated on every page, must be installed. Writes
-`experiments/results/scaling_<device>.png`, `.json` and `.md`.
+`experiments/results/scaling/<device>.png`, `.json` and `.md`.
 """
 
 import argparse
@@ -312,7 +312,7 @@ def page(about: dict[str, Any], results: dict[str, Any]) -> str:
         "# What a candidate costs\n\n"
         f"{measured.in_words(about)}\n"
         f"Medians, compilation excluded; {images}. Ratio: full width's time by own widths'.\n\n"
-        f"![Four log-log panels](scaling_{measured.device_name()}.png)\n\n"
+        f"![Four log-log panels]({measured.device_name()}.png)\n\n"
         f"## Against the candidates in a call\n\nThey lack {100 * REMOVED:.0f} % of the "
         f"parameters.\n\n{table(results['number'], 'candidates', 'call')}\n\n"
         "## Against what is left\n\n"
@@ -347,8 +347,9 @@ def main() -> None:
         "devices": {"lenet300": in_child(repeats)},
     }
     about = measured.circumstances()
-    measured.RESULTS.mkdir(exist_ok=True)
-    figure(results).savefig(measured.RESULTS / f"scaling_{measured.device_name()}.png", dpi=150)
+    picture = measured.place("scaling", ".png")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure(results).savefig(picture, dpi=150)
     content = {
         what: {name: with_quartiles(points) for name, points in of_networks.items()}
         for what, of_networks in results.items()

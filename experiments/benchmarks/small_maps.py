@@ -4,7 +4,7 @@
 
 Prints the milliseconds of a 3 x 3 convolution and of its gradient for square maps of several sizes,
 and of a 1 x 1 convolution for maps of usual size, medians of calls that take turns, and writes
-`experiments/results/small_maps_<device>.md`. The ratios stand for the forward pass and the gradient
+`experiments/results/small_maps/<device>.md`. The ratios stand for the forward pass and the gradient
 together.
 """
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxprune.scoring import lowering
 from jaxprune.scoring.lowering import convolutions
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "small_maps"
 CASES = [
     *((3, size, channels) for size in (1, 2, 3, 4) for channels in (32, 128, 512)),
     *((1, size, channels) for size, channels in ((8, 512), (16, 128), (32, 32))),
@@ -112,7 +112,7 @@ def main():
     )
     print(text)
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    (RESULTS / f"small_maps_{device}.md").write_text(text)
+    (RESULTS / f"{device}.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python experiments/benchmarks/summary.py [--device cpu]
 
 Reads the JSON files that the other scripts here have written, measures nothing, and writes
-`experiments/results/speed_<device>.md`. What has not been run is listed as such.
+`experiments/results/summary/<device>.md`. What has not been run is listed as such.
 """
 
 import argparse
@@ -203,22 +203,15 @@ def _rate(rate: float | None) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2f}"
 
 
-def stem(name: str, device: str, results: Path = RESULTS) -> str:
-    """What a benchmark's files are called; the tree search's do not say where it ran."""
-    named = f"{name}_{device}"
-    return name if device == "cpu" and not (results / f"{named}.json").exists() else named
-
-
 def main() -> None:
     """Reads what was measured, prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
-    stems = {name: stem(name, device) for name in PAGES}
     contents = {
-        name: json.loads((RESULTS / f"{stems[name]}.json").read_text())
+        name: json.loads((RESULTS / name / f"{device}.json").read_text())
         for name in PAGES
-        if (RESULTS / f"{stems[name]}.json").exists()
+        if (RESULTS / name / f"{device}.json").exists()
     }
     text = (
         "# Speed\n\n"
@@ -226,10 +219,11 @@ def main() -> None:
         "how each was measured is said there. Rates are medians. The peer is PyTorch (candidates:\n"
         "with networks made smaller beforehand), a plain Python search for the tree search, and\n"
         "stable-baselines3 for PPO; of several ways of one side the fastest counts.\n\n"
-        f"{table(contents, {name: f'{stems[name]}.md' for name in PAGES})}\n"
+        f"{table(contents, {name: f'../{name}/{device}.md' for name in PAGES})}\n"
     )
     print(text)
-    (RESULTS / f"speed_{device}.md").write_text(text)
+    (RESULTS / "summary").mkdir(parents=True, exist_ok=True)
+    (RESULTS / "summary" / f"{device}.md").write_text(text)
 
 
 if __name__ == "__main__":

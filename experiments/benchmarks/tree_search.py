@@ -7,7 +7,7 @@ stands `mctx.search`, whose trees are the package's bit for bit (tested).
 
     python experiments/benchmarks/tree_search.py
 
-writes experiments/results/tree_search.md and .json. A simulation is one descent through the tree
+writes `experiments/results/tree_search/`. A simulation is one descent through the tree
 with one expansion; a batch of B games makes B simulations at once. Finished networks are judged by
 the value head, so that only the search is measured. Compilation is excluded; medians over repeats.
 The network of width 64 is the paper's; "one layer" is a dense layer on each filter's features, too
@@ -45,7 +45,7 @@ from jaxprune.search.agents.mcts.network import PolicyValueNetwork, choose_head,
 from jaxprune.search.envs import filterwise
 from jaxprune.search.envs.filterwise import Rules
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "tree_search"
 
 LENET5 = (20, 50)
 """Filters of LeNet-5's two convolutions: N = 70."""
@@ -437,8 +437,8 @@ device {about["device"]}, {about["cores"]} cores, load average before and after
 {about["load_average"][0]} and {about["load_average"][1]}. GPU: not run.
 """
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "tree_search.md").write_text(text)
-    (arguments.out / "tree_search.json").write_text(
+    (arguments.out / "cpu.md").write_text(text)
+    (arguments.out / "cpu.json").write_text(
         json.dumps({"about": about, "rows": rows}, indent=2) + "\n"
     )
     print(table(rows))

@@ -139,7 +139,7 @@ def default_recipe(
 ) -> Recipe:
     """The recipe for a bundled model on a bundled dataset.
 
-    The accuracies that they reach are in `experiments/results/reference_accuracy.md`.
+    The accuracies that they reach are in `experiments/results/reference_accuracy/README.md`.
 
     Args:
         model: One of `models.NAMES`.

@@ -27,7 +27,7 @@ def test_pages_become_places_in_one_text():
     for path in docs.PAGES:
         assert f'<a id="{path.stem}"></a>' in text
     assert "[add one](#add_a_primitive_rule)" in text
-    assert "five seeds (`experiments/results/default_run.md`)" in text
+    assert "five seeds (`experiments/results/default_run/README.md`)" in text
     assert "file=" not in text
 
 

@@ -46,10 +46,8 @@ def result(seed=0, widths=(200, 100, 40), accuracy=0.97, seconds=10.0):
 
 
 def keep(row, folder, made, lines=()):
-    (folder / f"{row.name}.json").write_text(json.dumps(made))
-    if lines:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{row.name}.jsonl").write_text(text)
+    curves = {name: [line[name] for line in lines] for name in lines[0]} if lines else {}
+    rows.add(row.name, {**made, "curves": curves}, folder)
 
 
 @pytest.fixture
@@ -250,7 +248,7 @@ def test_a_finished_run_becomes_a_row_with_the_curves_of_its_search(tmp_path):
     lines = [{"phase": "pretrain", "step": 1}, {"phase": "search", "step": 1, "reward": 2.0}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows.make(row, tmp_path / "runs", results)
-    assert rows.curves(row, results) == lines[1:]
+    assert rows.curves(row, results) == [{"reward": 2.0}]
     kept = rows.read(row, results)
     assert (kept["seed"], kept["command"]) == (7, "python -m jaxprune.run --method acnn")
     assert rows.curves(row._replace(name="other"), results) == []

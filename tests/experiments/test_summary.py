@@ -113,7 +113,7 @@ EXPECTED = [
 @pytest.fixture(scope="module")
 def rows():
     """The table's rows by what was measured."""
-    pages = {name: f"{name}_cpu.md" for name in summary.PAGES}
+    pages = {name: f"../{name}/cpu.md" for name in summary.PAGES}
     table = summary.table(CONTENTS, pages).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return {what: rest for what, *rest in cells}
@@ -126,7 +126,7 @@ def test_rates_and_targets(rows, expected):
 
 
 def test_pages_of_what_was_run_are_linked(rows):
-    assert rows["PPO without evaluation, vgg11"][6] == "[ppo_steps](ppo_steps_cpu.md)"
+    assert rows["PPO without evaluation, vgg11"][6] == "[ppo_steps](../ppo_steps/cpu.md)"
     assert rows["a round of CRL, vgg11"][6] == "crl_round"
 
 

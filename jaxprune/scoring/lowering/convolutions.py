@@ -15,7 +15,7 @@ MOST_PRODUCTS = 49
 
 ENTRIES_FOR_EACH = 2**14
 """For each example, the entries of an unrolled kernel that are worth their making, derivatives
-included (`experiments/results/small_maps_cpu.md`)."""
+included (`experiments/results/small_maps/cpu.md`)."""
 
 
 class Dimension(NamedTuple):
