@@ -24,7 +24,7 @@ from jaxprune.training.fitting import Progress
 from jaxprune.training.loop import Loop, Variables
 from jaxprune.training.recipes import Recipe
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a change to the training code changes weights: all networks are made anew."""
 
 

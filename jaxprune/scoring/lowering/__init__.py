@@ -7,6 +7,9 @@ output reads each input, or into one for each position of the kernel. They multi
 padding, and their derivatives are matrix products too. So it does with kernels of a single
 position: XLA computes these as fast as products, but not the derivatives with respect to their
 weights (`experiments/results/small_maps/cpu.md`).
+
+Other convolutions stay; the derivative with respect to their kernels is computed from a few images
+at a time (`gradients`).
 """
 
 from jaxprune.scoring.lowering.convolutions import by_one_product, by_positions

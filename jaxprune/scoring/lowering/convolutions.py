@@ -119,7 +119,7 @@ def by_one_product(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     dimensions = ordinary(eqn)
     assert dimensions is not None
     maps = list(range(len(dimensions)))
-    x, kernel = _channels_last(eqn, x, kernel)
+    x, kernel = channels_last(eqn, x, kernel)
     reversed_ = lax.rev(kernel, maps)
     parts = []
     for position in itertools.product(*(range(d.inputs) for d in dimensions)):
@@ -139,7 +139,7 @@ def by_one_product(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     unrolled = unrolled.transpose(*maps, source, *(len(maps) + axis for axis in maps), source + 1)
     summed = tuple(range(len(maps) + 1))
     product = _product(eqn, x, unrolled, (tuple(axis + 1 for axis in summed), summed))
-    return _as_in(eqn, product)
+    return as_in(eqn, product)
 
 
 class _Meeting(NamedTuple):
@@ -179,7 +179,7 @@ def by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     """
     dimensions = ordinary(eqn)
     assert dimensions is not None
-    x, kernel = _channels_last(eqn, x, kernel)
+    x, kernel = channels_last(eqn, x, kernel)
     meetings = [[_meeting(d, place) for place in range(d.kernel)] for d in dimensions]
     parts = []
     for position in itertools.product(*map(range, kernel.shape[:-2])):
@@ -193,10 +193,10 @@ def by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     if not parts:
         output = _result(eqn)
         return jnp.zeros(output.shape, output.dtype)
-    return _as_in(eqn, functools.reduce(jnp.add, parts))
+    return as_in(eqn, functools.reduce(jnp.add, parts))
 
 
-def _channels_last(eqn: JaxprEqn, x: Array, kernel: Array) -> tuple[Array, Array]:
+def channels_last(eqn: JaxprEqn, x: Array, kernel: Array) -> tuple[Array, Array]:
     """The operands as [B, *map, C] and [*window, C, D]."""
     source, weights, _ = eqn.params["dimension_numbers"]
     return (
@@ -205,7 +205,7 @@ def _channels_last(eqn: JaxprEqn, x: Array, kernel: Array) -> tuple[Array, Array
     )
 
 
-def _as_in(eqn: JaxprEqn, result: Array) -> Array:
+def as_in(eqn: JaxprEqn, result: Array) -> Array:
     """A result [B, *outputs, D] in the equation's layout."""
     spec = eqn.params["dimension_numbers"].out_spec
     order = (spec[0], *spec[2:], spec[1])
