@@ -28,6 +28,12 @@ What the supplement leaves open, and departures from it, all of them this projec
   archive here, and the best one by validation accuracy is returned; `State.greedy_mask` is the
   paper's.
 - `iterations` bounds the number of rounds.
+- A removal takes a block of a group's filters, the least important first, where a game would
+  otherwise take more than about 64 removals (`block`, `envs/blocks.py`); the last block goes only as
+  far as the budget demands. States, features, policy and visits are then those of blocks.
+- Networks that trees have evaluated are remembered (`memory.py`). Where candidates are so expensive
+  that they are scored at their own widths, trees trust the value head, and only the networks in
+  which games end are evaluated (`terminal`).
 
 A round takes two compiled calls (self-play; learning with greedy pruning) besides the evaluation of
 the candidates, and nothing is compiled after the first round.
@@ -47,15 +53,17 @@ from jax import Array
 
 from jaxprune.scoring.evaluation import Scores, separated
 from jaxprune.search import rounds
+from jaxprune.search.agents.mcts import memory as memories
 from jaxprune.search.agents.mcts import queue as queues
 from jaxprune.search.agents.mcts import tree
 from jaxprune.search.agents.mcts.config import Config
 from jaxprune.search.agents.mcts.features import features
+from jaxprune.search.agents.mcts.memory import Memory
 from jaxprune.search.agents.mcts.network import PolicyValueNetwork, initial_variables
 from jaxprune.search.agents.mcts.queue import Queue
 from jaxprune.search.baselines import candidates
 from jaxprune.search.baselines.magnitude import global_l1, relative_importance, uniform_l1
-from jaxprune.search.envs import filterwise
+from jaxprune.search.envs import blocks, filterwise
 from jaxprune.search.envs.filterwise import Rules
 from jaxprune.search.problem import Archive, Problem, SearchResult, best
 
@@ -68,6 +76,7 @@ class State(NamedTuple):
         variables: the policy/value network's parameters.
         optimizer: AdamW's state.
         queue: the training positions.
+        memory: the finished networks that trees have evaluated.
         baseline: b, the training accuracy to beat, float32 `[]`.
         greedy_mask: the finished network that b belongs to, uint8 `[N]`.
         stop_counter: rounds since b last rose, int32 `[]`.
@@ -80,6 +89,7 @@ class State(NamedTuple):
     variables: Any
     optimizer: optax.OptState
     queue: Queue
+    memory: Memory
     baseline: np.float32
     greedy_mask: Array
     stop_counter: np.int32
@@ -93,15 +103,17 @@ class SelfPlay(NamedTuple):
 
     Attributes:
         queue: the queue with the new positions, their outcomes still open.
-        masks: the finished networks, uint8 `[games, N]`.
-        found: the finished network of highest training accuracy that each game's trees evaluated;
-            its own finished network if they evaluated none. uint8 `[games, N]`.
+        memory: the memory with the networks that the trees evaluated.
+        masks: the last states of the games, uint8 `[games, N]`.
+        found: the finished state of highest training accuracy that each game's trees evaluated;
+            its own last state if they evaluated none. uint8 `[games, N]`.
         moves: removals made in all games together.
         visits: the visit counts of all moves' roots, summed over them, int32 `[N]`.
         entropy: mean entropy of the improved policies, in nats.
     """
 
     queue: Queue
+    memory: Memory
     masks: Array
     found: Array
     moves: Array
@@ -120,9 +132,35 @@ def _network(config: Config) -> PolicyValueNetwork:
     return PolicyValueNetwork(width=config.width, head=config.head)
 
 
-def _within_a_round(config: Config) -> Config:
-    """The settings without those of the outer loop, so that changing these compiles nothing."""
-    return dataclasses.replace(config, iterations=1, patience=1, seconds=None, baseline=None)
+def _within_a_round(config: Config, problem: Problem) -> Config:
+    """The settings of a round, with what "auto" stands for.
+
+    Those of the outer loop are left out, so that changing them compiles nothing.
+    """
+    terminal = config.terminal
+    if terminal == "auto":
+        terminal = "value" if problem.host else "evaluate"
+    return dataclasses.replace(
+        config, iterations=1, patience=1, seconds=None, baseline=None, terminal=terminal
+    )
+
+
+def game(config: Config, problem: Problem) -> tuple[Rules, Array]:
+    """The rules of the game and the importance of what is removed, float32 `[N]`.
+
+    The importance of a block is the mean of its filters'.
+    """
+    rules = filterwise.rules(problem)
+    importance = np.asarray(problem.importance, np.float32)
+    removed = [0] * len(rules.sizes)
+    if config.block == "auto":
+        removed = np.bincount(rules.group_index, 1 - np.asarray(uniform_l1(problem))).tolist()
+    wanted = blocks.chosen(config.block, rules.sizes, removed)
+    if wanted is None:
+        return rules, jnp.asarray(importance)
+    parts = blocks.partition(rules.sizes, importance, wanted)
+    total = np.bincount(parts.block, importance)
+    return filterwise.rules(problem, parts), jnp.asarray(total / parts.filters, jnp.float32)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
@@ -164,6 +202,7 @@ def self_play(
     importance: Array,
     variables: Any,
     queue: Queue,
+    memory: Memory,
     baseline: Array,
     key: Array,
 ) -> SelfPlay:
@@ -172,23 +211,25 @@ def self_play(
     def assess(masks: Array) -> tuple[Array, Array]:
         return policy_value(config, rules, importance, variables, masks)
 
-    if config.terminal == "evaluate":
+    def score(states: Array) -> Array:
+        masks = filterwise.filters(rules, states)
+        return evaluate(constants, masks.astype(jnp.float32)).accuracy
 
-        def score(masks: Array) -> Array:
-            return evaluate(constants, masks).accuracy
-
-        judgement = tree.judge(rules, score, baseline, config.evaluation_batch)
-    else:
-        judgement = tree.guess(rules, assess)
+    def judge(memory: Memory) -> tree.Judge:
+        if config.terminal == "value":
+            return tree.guess(rules, assess)
+        return tree.judge(rules, score, baseline, config.evaluation_batch, memory)
 
     def running(masks: Array) -> Array:
         return ~jax.vmap(lambda mask: filterwise.finished(rules, mask))(masks)
 
     def move(carry: tuple) -> tuple:
-        masks, queue, key, best, moves, visits, entropy = carry
+        masks, queue, memory, key, best, moves, visits, entropy = carry
         key, search_key = jax.random.split(key)
-        decision = tree.search(config, rules, assess, judgement, masks, search_key)
+        decision = tree.search(config, rules, assess, judge(memory), masks, search_key)
         playing = running(masks)
+        if config.terminal == "evaluate":
+            memory = _remember(memory, decision.tree.embeddings)
         queue = queues.push(queue, masks, decision.policy, playing)
         better = playing & (decision.finished.accuracy > best.accuracy)
         best = tree.Node(
@@ -201,18 +242,26 @@ def self_play(
             masks, decision.action
         )
         entropy = entropy + jnp.sum(spread * playing)
-        return masks, queue, key, best, moves + playing.sum(), visits, entropy
+        return masks, queue, memory, key, best, moves + playing.sum(), visits, entropy
 
     start = jnp.tile(filterwise.reset(rules), (config.games, 1))
     unvisited = jnp.zeros(rules.num_filters, jnp.int32)
     nothing = tree.Node(start, jnp.full(config.games, tree.UNKNOWN))
-    masks, queue, _, best, moves, visits, entropy = jax.lax.while_loop(
+    masks, queue, memory, _, best, moves, visits, entropy = jax.lax.while_loop(
         lambda carry: running(carry[0]).any(),
         move,
-        (start, queue, key, nothing, jnp.int32(0), unvisited, jnp.float32(0)),
+        (start, queue, memory, key, nothing, jnp.int32(0), unvisited, jnp.float32(0)),
     )
     found = jnp.where((best.accuracy > tree.UNKNOWN)[:, None], best.mask, masks)
-    return SelfPlay(queue, masks, found, moves, visits, entropy / jnp.maximum(moves, 1))
+    mean_entropy = entropy / jnp.maximum(moves, 1)
+    return SelfPlay(queue, memory, masks, found, moves, visits, mean_entropy)
+
+
+def _remember(memory: Memory, nodes: tree.Node) -> Memory:
+    """Adds the finished networks of a batch of trees, nodes `[games, nodes, ...]`."""
+    masks = nodes.mask.reshape(-1, nodes.mask.shape[-1])
+    accuracy = nodes.accuracy.reshape(-1)
+    return memories.remember(memory, masks, accuracy, accuracy > tree.UNKNOWN)
 
 
 def loss(
@@ -247,7 +296,7 @@ def greedy(config: Config, rules: Rules, importance: Array, variables: Any) -> A
     """Algorithm 3, line 10: prunes the dense network by the policy's first choices, without search.
 
     Returns:
-        The finished mask, uint8 `[N]`.
+        The finished state, uint8 `[N]`.
     """
 
     def remove(mask: Array) -> Array:
@@ -316,9 +365,11 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     Raises:
         ValueError: the budget cannot be met even with one filter in each group.
     """
-    rules = filterwise.rules(problem)
+    rules, _ = game(config, problem)
     magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
-    archive = candidates.extend(candidates.empty(rules.num_filters), problem, magnitude)
+    archive = candidates.extend(
+        candidates.empty(problem.structure.num_channels), problem, magnitude
+    )
     better = int(np.argmax(archive.accuracy))
     baseline = archive.accuracy[better] if config.baseline is None else config.baseline
 
@@ -329,6 +380,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
         variables=variables,
         optimizer=_optimizer(config).init(variables),
         queue=queues.empty(config.queue_length, rules.num_filters),
+        memory=memories.empty(rules.num_filters),
         baseline=np.float32(baseline),
         greedy_mask=magnitude[better],
         stop_counter=np.int32(0),
@@ -377,13 +429,12 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         `value_loss`, `policy_loss`, `entropy` (of the improved policies, nats),
         `simulations` and `visits` (how many of them began with a filter of each group, a list).
     """
-    rules = filterwise.rules(problem)
-    importance = jnp.asarray(problem.importance, jnp.float32)
+    rules, importance = game(config, problem)
     key, play_key, learn_key = jax.random.split(jnp.asarray(state.key), 3)
 
-    settings = _within_a_round(config)
+    settings = _within_a_round(config, problem)
     chunk = min(config.evaluation_batch, config.games)
-    evaluate = separated(problem.evaluate, (chunk, rules.num_filters))
+    evaluate = separated(problem.evaluate, (chunk, problem.structure.num_channels))
     played = self_play(
         settings,
         rules,
@@ -391,16 +442,17 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         importance,
         state.variables,
         state.queue,
+        state.memory,
         state.baseline,
         play_key,
     )
-    archive = candidates.extend(state.archive, problem, played.masks)
+    archive = candidates.extend(state.archive, problem, filterwise.filters(rules, played.masks))
     outcomes = tree.outcome(
         archive.accuracy[-config.games :],
         state.baseline,
         archive.cost[-config.games :] <= problem.budget,
     )
-    variables, optimizer, queue, losses, greedy_mask = learn(
+    variables, optimizer, queue, losses, greedy_state = learn(
         settings,
         rules,
         importance,
@@ -410,8 +462,9 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         outcomes,
         learn_key,
     )
-    if config.terminal == "evaluate":
-        archive = candidates.extend(archive, problem, played.found)
+    if settings.terminal == "evaluate":
+        archive = candidates.extend(archive, problem, filterwise.filters(rules, played.found))
+    greedy_mask = filterwise.filters(rules, greedy_state)
     archive = candidates.extend(archive, problem, greedy_mask[None])
     greedy_accuracy = archive.accuracy[-1] if archive.cost[-1] <= problem.budget else -1.0
 
@@ -420,11 +473,12 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         variables=variables,
         optimizer=optimizer,
         queue=queue,
+        memory=played.memory,
         iteration=np.int32(state.iteration + 1),
         episodes=np.int32(state.episodes + config.games),
         archive=archive,
     )
-    visits = problem.structure.unflatten(np.asarray(played.visits))
+    visits = np.bincount(rules.group_index, np.asarray(played.visits))
     return state, {
         "iteration": int(state.iteration),
         "episodes": int(state.episodes),
@@ -438,7 +492,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         "policy_loss": float(losses.policy),
         "entropy": float(played.entropy),
         "simulations": int(played.moves) * config.simulations,
-        "visits": [int(part.sum()) for part in visits.values()],
+        "visits": visits.astype(int).tolist(),
     }
 
 

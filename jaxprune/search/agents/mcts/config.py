@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxprune.search.agents.mcts.network import Head
+from jaxprune.search.envs.blocks import LARGEST
 from jaxprune.search.ranges import (
     AT_LEAST_ONE,
     FINITE,
@@ -53,8 +54,14 @@ class Config:
     temperature: float = 1.0
     """Removals are drawn from visits^(1/temperature); 0 takes the most visited (paper: tau)."""
 
-    terminal: Literal["evaluate", "value"] = "evaluate"
-    """Score of a finished network in the tree: its measured accuracy, or the value head's guess."""
+    block: Literal["auto"] | int = "auto"
+    """Filters of a group that are removed together, the least important first: auto, the same part
+    of each group, so that a game takes about 64 removals; or a number. With 1, and with auto where
+    a game has no more filters to remove, any single filter may go, as in the paper."""
+
+    terminal: Literal["auto", "evaluate", "value"] = "auto"
+    """Score of a finished network in the tree: its measured accuracy, the value head's guess, or
+    auto: the guess for networks so large that candidates are scored at their own widths."""
 
     evaluation_batch: int = 1
     """Finished networks of the tree that are evaluated together; more suits a GPU."""
@@ -118,5 +125,7 @@ class Config:
         require(self, UNIT, "dirichlet_fraction")
         require(self, FINITE, "baseline")
         require_one_of(self, "tree_policy", ("puct", "gumbel"))
-        require_one_of(self, "terminal", ("evaluate", "value"))
+        require_one_of(self, "terminal", ("auto", "evaluate", "value"))
+        if self.block != "auto" and not 1 <= self.block <= LARGEST:
+            raise ValueError(f"block is {self.block}; it must be auto or from 1 to {LARGEST}")
         require_one_of(self, "head", ("auto", "dense", "per_filter"))

@@ -36,11 +36,8 @@ def savings(rules: Rules, mask: Array) -> Array:
     differentiable. Filters of one group are taken to cost the same: the group's first kept filter
     stands for all. Groups with nothing left save nothing.
     """
-    indices = jnp.arange(rules.num_filters)
-    first_kept = -within_groups.maximum(
-        rules.sizes, -jnp.where(mask > 0, indices, rules.num_filters)
-    )
-    without = jax.vmap(lambda index: mask.at[index].set(0, mode="drop"))(first_kept)
+    first = filterwise.first_kept(rules, mask)
+    without = jax.vmap(lambda index: mask.at[index].set(0, mode="drop"))(first)
     costs = jax.vmap(lambda smaller: filterwise.cost(rules, smaller))(without)
     return filterwise.cost(rules, mask) - costs
 
@@ -58,7 +55,7 @@ def features(rules: Rules, importance: Array, mask: Array) -> Array:
     """
     sizes = rules.sizes
     group, group_size = within_groups.index(sizes), within_groups.size(sizes)
-    kept = mask.astype(jnp.float32)
+    kept = (mask > 0).astype(jnp.float32)
     rank = within_groups.rank(sizes, importance) / np.maximum(group_size - 1, 1)
     largest = jnp.maximum(within_groups.maximum(sizes, importance), _SMALL)[group]
     kept_fraction = filterwise.kept_per_group(rules, mask)[group] / group_size

@@ -27,8 +27,10 @@ import mctx
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxprune.search.agents.mcts import memory as memories
 from jaxprune.search.agents.mcts import simulations
 from jaxprune.search.agents.mcts.config import Config
+from jaxprune.search.agents.mcts.memory import Memory
 from jaxprune.search.envs import filterwise
 from jaxprune.search.envs.filterwise import Rules
 
@@ -99,17 +101,25 @@ def outcome(accuracy: ArrayLike, baseline: ArrayLike, feasible: ArrayLike) -> Ar
     return jnp.where(won & jnp.asarray(feasible), 1.0, -1.0)
 
 
-def judge(rules: Rules, accuracy: Callable[[Array], Array], baseline: Array, chunk: int) -> Judge:
+def judge(
+    rules: Rules,
+    accuracy: Callable[[Array], Array],
+    baseline: Array,
+    chunk: int,
+    memory: Memory | None = None,
+) -> Judge:
     """Judges finished games by their networks' accuracy, and evaluates no other networks.
 
-    The masks to be judged are moved to the front and evaluated `chunk` at a time, by a loop that
-    ends after the last of them: the work follows the number of games that finished.
+    Games above the budget are lost without a look at their networks, and networks that are
+    remembered are not evaluated again. The others are moved to the front and evaluated `chunk` at a
+    time, by a loop that ends after the last of them: the work follows their number.
 
     Args:
         rules: the rules of the game.
-        accuracy: masks `[K, N]` -> training accuracies `[K]`.
+        accuracy: states `[K, N]` -> training accuracies `[K]`.
         baseline: the accuracy to beat, `[]`.
         chunk: masks evaluated together.
+        memory: networks whose accuracies are known; None: none.
 
     Returns:
         The judge.
@@ -118,18 +128,23 @@ def judge(rules: Rules, accuracy: Callable[[Array], Array], baseline: Array, chu
     def judgement(masks: Array, selected: Array) -> Judgement:
         games = masks.shape[0]
         size = min(chunk, games)
-        order = jnp.argsort(~selected, stable=True)
+        feasible = jax.vmap(lambda mask: filterwise.feasible(rules, mask))(masks)
+        known, remembered = jnp.zeros(games, bool), jnp.zeros(games)
+        if memory is not None:
+            known, remembered = memories.look_up(memory, masks)
+        unknown = selected & feasible & ~known
+        order = jnp.argsort(~unknown, stable=True)
         # Filled up to whole chunks with games past the end, which are dropped when stored.
         order = jnp.pad(order, (0, -games % size), constant_values=games)
 
         def evaluate_chunk(index: Array, accuracies: Array) -> Array:
             rows = jax.lax.dynamic_slice(order, (index * size,), (size,))
-            chosen = masks[jnp.minimum(rows, games - 1)].astype(jnp.float32)
-            return accuracies.at[rows].set(accuracy(chosen), mode="drop")
+            found = accuracy(masks[jnp.minimum(rows, games - 1)])
+            return accuracies.at[rows].set(found, mode="drop")
 
-        chunks = (selected.sum() + size - 1) // size
+        chunks = (unknown.sum() + size - 1) // size
         accuracies = jax.lax.fori_loop(0, chunks, evaluate_chunk, jnp.zeros(games))
-        feasible = jax.vmap(lambda mask: filterwise.feasible(rules, mask))(masks)
+        accuracies = jnp.where(known, remembered, accuracies)
         return Judgement(
             outcome=jnp.where(selected, outcome(accuracies, baseline, feasible), 0.0),
             accuracy=jnp.where(selected & feasible, accuracies, UNKNOWN),

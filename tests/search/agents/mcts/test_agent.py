@@ -46,12 +46,13 @@ def problem(known_problem) -> Problem:
 def play(config: mcts.Config, problem: Problem, baseline: float) -> agent.SelfPlay:
     state = agent.init(config, problem, KEY)
     return agent.self_play(
-        agent._within_a_round(config),
+        agent._within_a_round(config, problem),
         filterwise.rules(problem),
         *separated(problem.evaluate, (1, 8)),
         jnp.asarray(problem.importance, jnp.float32),
         state.variables,
         state.queue,
+        state.memory,
         jnp.float32(baseline),
         KEY,
     )
@@ -181,7 +182,7 @@ def test_learning_follows_the_targets(problem: Problem) -> None:
         queue = queues.push(queue, masks, jax.nn.one_hot(jnp.full(3, action), 8), playing)
     for key in jax.random.split(KEY, 60):
         variables, optimizer, queue, losses, greedy_mask = agent.learn(
-            agent._within_a_round(config),
+            agent._within_a_round(config, problem),
             rules,
             jnp.asarray(problem.importance, jnp.float32),
             variables,
@@ -264,7 +265,7 @@ def test_a_time_limit_ends_the_search(problem: Problem) -> None:
         ({"temperature": -1.0}, "temperature must not be negative, not -1.0"),
         ({"dirichlet_fraction": 1.5}, r"dirichlet_fraction must lie in \[0, 1\], not 1.5"),
         ({"queue_length": 4}, "queue_length must hold one position of each of the 8 games, not 4"),
-        ({"terminal": "guess"}, "terminal must be one of evaluate, value, not 'guess'"),
+        ({"terminal": "guess"}, "terminal must be one of auto, evaluate, value, not 'guess'"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, message: str) -> None:
@@ -356,3 +357,41 @@ def test_assess_gives_illegal_removals_no_chance(problem: Problem) -> None:
     )
     illegal = np.array([True, True, True, False, False, False, True, False])
     np.testing.assert_array_equal(np.asarray(logits[0]) == tree.ILLEGAL_LOGIT, illegal)
+
+
+def test_a_search_with_blocks_uses_the_budget_up(known_problem) -> None:
+    order = np.random.default_rng(0).permutation(16).tolist()
+    problem = known_problem((6, 10), 0.51, count_of_even_filters, importance=order)
+    found = mcts.search(dataclasses.replace(SMALL, block=4), problem, KEY)
+    assert found.archive.masks.shape[1] == 16
+    assert found.mask.sum() == 8  # 0.51 of 16 filters of equal cost
+    played = found.archive.masks[2:]  # after the two magnitude baselines
+    np.testing.assert_array_equal(played.sum(axis=-1), 8)
+    # Of each group the least important filters are gone.
+    importance = np.asarray(problem.importance)
+    for mask in played:
+        for part in (slice(0, 6), slice(6, 16)):
+            kept, lost = (importance[part][mask[part] == value] for value in (1, 0))
+            assert not len(lost) or kept.min() >= lost.max()
+
+
+def test_auto_is_the_papers_game_for_few_filters(problem: Problem) -> None:
+    rules, importance = agent.game(SMALL, problem)
+    assert rules == filterwise.rules(problem)
+    np.testing.assert_array_equal(importance, problem.importance)
+
+
+def test_the_importance_of_a_block_is_the_mean_of_its_filters(problem: Problem) -> None:
+    rules, importance = agent.game(dataclasses.replace(SMALL, block=2), problem)
+    # Groups of importance 1 2 3 and 1 2 3 4 5, each in blocks from below; the last one stays.
+    assert rules.sizes == (2, 3)
+    np.testing.assert_allclose(importance, [1.5, 3, 1.5, 3.5, 5])
+
+
+def test_a_network_that_was_evaluated_is_remembered(problem: Problem) -> None:
+    state, _ = agent.update(SMALL, problem, agent.init(SMALL, problem, KEY))
+    used = int(state.memory.next)
+    assert used > 0
+    masks, accuracy = (np.asarray(part[:used]) for part in state.memory[::2])
+    np.testing.assert_allclose(accuracy, masks[:, ::2].mean(axis=-1))
+    assert len(np.unique(masks, axis=0)) == used

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxprune.search.agents.mcts import memory as memories
 from jaxprune.search.agents.mcts import tree
 from jaxprune.search.agents.mcts.config import Config
 from jaxprune.search.envs import filterwise
@@ -263,7 +264,7 @@ def test_noise_stays_on_legal_actions_and_keeps_its_share() -> None:
 def test_only_finished_networks_are_evaluated(chunk: int) -> None:
     rng = np.random.default_rng(chunk)
     masks = jnp.asarray(rng.integers(0, 2, (8, 6)), jnp.uint8)
-    rules = Rules(kept_fraction, budget=0.9, sizes=(6,))
+    rules = Rules(kept_fraction, budget=1.0, sizes=(6,))  # every mask is within it
     evaluated = []
 
     def accuracy(masks: jax.Array) -> jax.Array:
@@ -280,7 +281,7 @@ def test_only_finished_networks_are_evaluated(chunk: int) -> None:
         size = min(chunk, 8)
         assert sum(evaluated) == -(-count // size) * size
         share = np.asarray(masks).mean(axis=-1)
-        won = (share > 0.5) & (share <= 0.9)
+        won = share > 0.5
         np.testing.assert_array_equal(found.outcome, np.where(selected, np.where(won, 1, -1), 0))
         known = selected & (share <= 0.9)
         np.testing.assert_allclose(found.accuracy, np.where(known, share, -1), rtol=1e-6)
@@ -324,3 +325,22 @@ def test_mctx_and_the_plain_search_visit_the_same() -> None:
         ]
         assert np.sum(expected, axis=1).tolist() == [60, 60]
         np.testing.assert_array_equal(search(random, jnp.asarray(starts), KEY), expected)
+
+
+def test_remembered_networks_and_those_above_the_budget_are_not_evaluated() -> None:
+    rules = Rules(kept_fraction, budget=0.5, sizes=(4,))
+    masks = jnp.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1]], jnp.uint8)
+    known = jnp.array([True, False, False, False])
+    memory = memories.remember(memories.empty(4), masks, jnp.full(4, 0.9), known)
+    evaluated = []
+
+    def accuracy(masks: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda masks: evaluated.extend(np.asarray(masks).tolist()), masks)
+        return masks[:, 1] * 0.8
+
+    judge = jax.jit(tree.judge(rules, accuracy, jnp.float32(0.5), 1, memory))
+    found = judge(masks, jnp.array([True, True, True, False]))
+    jax.effects_barrier()
+    assert evaluated == [[0, 1, 0, 0]]
+    np.testing.assert_allclose(found.accuracy, [0.9, 0.8, tree.UNKNOWN, tree.UNKNOWN])
+    np.testing.assert_array_equal(found.outcome, [1, 1, -1, 0])
