@@ -29,9 +29,9 @@ What the supplement leaves open, and departures from it, all of them this projec
   paper's.
 - `iterations` bounds the number of rounds.
 - A removal takes a block of a group's filters, the least important first, where a game would
-  otherwise take more than about 64 removals (`block`, `envs/blocks.py`); the last block goes only as
-  far as the budget demands. States, features, policy and visits are then those of blocks.
-- Networks that trees have evaluated are remembered (`memory.py`). Where candidates are so expensive
+  otherwise take more than about 64 removals (`block`, `envs/blocks.py`); the last block goes only
+  as far as the budget demands. States, features, policy and visits are then those of blocks.
+- Networks that trees have evaluated are remembered (`memory.py`). Where candidates are so costly
   that they are scored at their own widths, trees trust the value head, and only the networks in
   which games end are evaluated (`terminal`).
 
