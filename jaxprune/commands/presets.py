@@ -56,7 +56,13 @@ QUICK_SEARCH: dict[str, dict[str, Any]] = {
 PAPER_SEARCH: dict[str, dict[str, Any]] = {
     # Table 1 of the supplement, for any number of filters, and a policy that is the network's
     # alone. It names no hyperparameter: the others are this project's.
-    "mcts": {"width": 64, "head": "dense", "importance_prior": 0.0},
+    "mcts": {
+        "width": 64,
+        "head": "dense",
+        "importance_prior": 0.0,
+        "block": 1,
+        "terminal": "evaluate",
+    },
     # Table 5.3 of the thesis; what else it gives is the default already. A sigmoid begins at 0.5.
     # It moves the multipliers by Adam. Its first clip of the actions, 0.8 where 20 % may stay and
     # 0.9 where 10 %, follows the budget and is --search.initial-ratio.

@@ -31,9 +31,9 @@ What the supplement leaves open, and departures from it, all of them this projec
 - A removal takes a block of a group's filters, the least important first, where a game would
   otherwise take more than about 64 removals (`block`, `envs/blocks.py`); the last block goes only
   as far as the budget demands. States, features, policy and visits are then those of blocks.
-- Networks that trees have evaluated are remembered (`memory.py`). Where candidates are so costly
-  that they are scored at their own widths, trees trust the value head, and only the networks in
-  which games end are evaluated (`terminal`).
+- Networks that trees have evaluated are remembered (`memory.py`). Where a candidate is so
+  costly that compiling for it pays, trees trust the value head, and only the networks in which
+  games end are evaluated (`terminal`).
 
 A round takes two compiled calls (self-play; learning with greedy pruning) besides the evaluation of
 the candidates, and nothing is compiled after the first round.
@@ -139,7 +139,8 @@ def _within_a_round(config: Config, problem: Problem) -> Config:
     """
     terminal = config.terminal
     if terminal == "auto":
-        terminal = "value" if problem.host else "evaluate"
+        costly = problem.host is not None and problem.host.few
+        terminal = "value" if costly else "evaluate"
     return dataclasses.replace(
         config, iterations=1, patience=1, seconds=None, baseline=None, terminal=terminal
     )

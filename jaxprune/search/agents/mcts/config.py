@@ -61,7 +61,7 @@ class Config:
 
     terminal: Literal["auto", "evaluate", "value"] = "auto"
     """Score of a finished network in the tree: its measured accuracy, the value head's guess, or
-    auto: the guess for networks so large that candidates are scored at their own widths."""
+    auto: the guess where a candidate is so large that compiling for it alone pays."""
 
     evaluation_batch: int = 1
     """Finished networks of the tree that are evaluated together; more suits a GPU."""
