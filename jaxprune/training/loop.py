@@ -191,10 +191,11 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
     images = augment(key, rows.reshape((len(rows), *plan.image_shape)), recipe.augment)
     cast = _to_bfloat16 if recipe.precision == "bfloat16" else lambda tree: tree
     x = cast(preprocess(images))
+    quick = lower(function, differentiated=True)
 
     def loss_fn(params):
         # The other collections, such as running means, are not cast: they add up small changes.
-        logits, new = lower(function)({**state.variables, "params": cast(params)}, *extra, x)
+        logits, new = quick({**state.variables, "params": cast(params)}, *extra, x)
         logits = logits.astype(jnp.float32)
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(targets, recipe.label_smoothing)

@@ -8,8 +8,8 @@ padding, and their derivatives are matrix products too. So it does with kernels 
 position: XLA computes these as fast as products, but not the derivatives with respect to their
 weights (`experiments/results/small_maps/cpu.md`).
 
-Other convolutions stay; the derivative with respect to their kernels is computed from a few images
-at a time (`gradients`).
+For functions that are differentiated, `lower` also writes the remaining convolutions so that XLA
+computes their gradients quickly (`gradients`).
 """
 
 from jaxprune.scoring.lowering.convolutions import by_one_product, by_positions

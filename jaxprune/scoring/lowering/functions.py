@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
@@ -15,34 +15,25 @@ from jaxprune.scoring.lowering import convolutions, gradients, pooling
 SWITCH = "JAXPRUNE_LOWERING"
 """The environment variable that is "off" where nothing is to be replaced."""
 
-Finder = Callable[[JaxprEqn], Callable[..., Any] | None]
+Choice = Callable[[JaxprEqn], Callable[..., Any] | None]
 """What computes an equation's only result faster, called with the equation and its operands."""
 
 
-class Choice(NamedTuple):
-    """What is replaced by what.
-
-    Attributes:
-      find: outside of loops.
-      in_loops: inside of them.
-    """
-
-    find: Finder
-    in_loops: Finder
-
-
-def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[..., Any]:
+def lower(
+    fn: Callable[..., Any], *, differentiated: bool = False, backend: str | None = None
+) -> Callable[..., Any]:
     """A function that computes the same, without the operations that the device is slow at.
 
     Convolutions of small maps, and those with kernels of one position, become matrix products,
-    max-pooling becomes comparisons of slices, and kernels of other convolutions get a quicker
-    derivative.
+    max-pooling becomes comparisons of slices. If asked for, other convolutions get quick
+    derivatives.
     Results differ from `fn` in the order of float sums alone. Works under `jit`, `vmap`, `grad`
     and the like, and enters functions that `fn` calls through `jit`, `scan` and `checkpoint`;
     what is inside other calls, such as custom derivatives, stays as it is.
 
     Args:
       fn: a function of pytrees of arrays.
+      differentiated: whether its derivatives should be fast, too.
       backend: what to make it fast on, such as "cpu"; by default where JAX computes.
 
     Returns:
@@ -52,7 +43,8 @@ def lower(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[...
     Raises:
       UserError: as `switched_on`.
     """
-    return _replaced(fn, Choice(_quicker, _quicker_in_loops)) if _slow(backend) else fn
+    choose = _quicker_derivatives if differentiated else _quicker
+    return _replaced(fn, choose) if _slow(backend) else fn
 
 
 def lower_known(fn: Callable[..., Any], *, backend: str | None = None) -> Callable[..., Any]:
@@ -61,8 +53,7 @@ def lower_known(fn: Callable[..., Any], *, backend: str | None = None) -> Callab
     As `lower`, but nothing else is replaced, and kernels are unrolled however large they become.
     For a function that is cut into stages, which unroll a kernel once.
     """
-    known = convolutions.quicker_by_known
-    return _replaced(fn, Choice(known, known)) if _slow(backend) else fn
+    return _replaced(fn, convolutions.quicker_by_known) if _slow(backend) else fn
 
 
 def switched_on() -> bool:
@@ -82,11 +73,11 @@ def _slow(backend: str | None) -> bool:
 
 
 def _quicker(eqn: JaxprEqn) -> Callable[..., Any] | None:
-    return convolutions.quicker(eqn) or gradients.quicker(eqn) or pooling.quicker(eqn)
+    return convolutions.quicker(eqn) or pooling.quicker(eqn)
 
 
-def _quicker_in_loops(eqn: JaxprEqn) -> Callable[..., Any] | None:
-    return convolutions.quicker(eqn) or gradients.quicker_in_loops(eqn) or pooling.quicker(eqn)
+def _quicker_derivatives(eqn: JaxprEqn) -> Callable[..., Any] | None:
+    return _quicker(eqn) or gradients.quicker(eqn)
 
 
 def _replaced(fn: Callable[..., Any], choose: Choice) -> Callable[..., Any]:
@@ -113,11 +104,11 @@ def _evaluate(choose: Choice, closed: ClosedJaxpr, args: Sequence[Any]) -> list[
 
 
 def _run(choose: Choice, eqn: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-    quicker = choose.find(eqn)
+    quicker = choose(eqn)
     if quicker is not None:
         return [quicker(eqn, *operands)]
     run = _CALLS.get(eqn.primitive.name)
-    if run is not None and _calls_slow(choose, eqn):
+    if run is not None and any(_has_slow(choose, function) for function in _functions(eqn)):
         return run(choose, eqn, operands)
     results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results]
@@ -142,12 +133,11 @@ def _rematerialised(choose: Choice, eqn: JaxprEqn, operands: list[Any]) -> Seque
 
 def _scanned(choose: Choice, eqn: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     params = eqn.params
-    inside = _inside(choose, eqn)
     constants, carried = scan_counts(eqn)
     known, carry = operands[:constants], operands[constants : constants + carried]
 
     def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = _evaluate(inside, params["jaxpr"], [*known, *carry, *x])
+        results = _evaluate(choose, params["jaxpr"], [*known, *carry, *x])
         return results[:carried], results[carried:]
 
     carry, stacked = lax.scan(
@@ -168,19 +158,17 @@ _CALLS: dict[str, Callable[[Choice, JaxprEqn, list[Any]], Sequence[Any]]] = {
 }
 
 
-def _inside(choose: Choice, eqn: JaxprEqn) -> Choice:
-    """The choice for what an equation calls."""
-    return Choice(choose.in_loops, choose.in_loops) if eqn.primitive.name == "scan" else choose
-
-
-def _calls_slow(choose: Choice, eqn: JaxprEqn) -> bool:
+def _functions(eqn: JaxprEqn) -> list[Jaxpr]:
     function = eqn.params["jaxpr"]
-    jaxpr: Jaxpr = function.jaxpr if isinstance(function, ClosedJaxpr) else function
-    return _has_slow(_inside(choose, eqn), jaxpr)
+    return [function.jaxpr if isinstance(function, ClosedJaxpr) else function]
 
 
 def _has_slow(choose: Choice, jaxpr: Jaxpr) -> bool:
     return any(
-        choose.find(eqn) is not None or (eqn.primitive.name in _CALLS and _calls_slow(choose, eqn))
+        choose(eqn) is not None
+        or (
+            eqn.primitive.name in _CALLS
+            and any(_has_slow(choose, function) for function in _functions(eqn))
+        )
         for eqn in jaxpr.eqns
     )

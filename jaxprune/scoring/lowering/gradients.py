@@ -1,20 +1,25 @@
-"""Convolutions whose kernels have quick gradients on a CPU.
+"""Convolutions whose derivatives are quick on a CPU.
 
-XLA computes the gradient of a convolution's kernel well while the images that it reads, and the
-gradients of its results, stay in a core's cache, and up to six times slower beyond
-(`experiments/results/kernel_gradients/cpu.md`). `in_groups` takes a few images at a time and adds
-up. Inside a loop XLA is slower by another factor of 20 and more whatever the size (JAX issue
-12868); there `by_patches` multiplies matrices instead.
+XLA's CPU backend is slow at the gradients that JAX derives from a convolution, for two reasons
+(`experiments/results/convolution_gradients/cpu.md`):
 
-Only the derivative with respect to the kernel changes. Both ways are written as linear functions of
-the kernel's tangent in ordinary JAX, so `jit`, `vmap`, forward and reverse mode, derivatives of
-derivatives and `checkpoint` work as for the convolution itself.
+- It has a fast routine for one layout only, `[images, *map, channels]` with kernels
+  `[*window, channels, filters]`, and does not bring convolutions inside loops into that layout (JAX
+  issue 12868). JAX writes gradients in other layouts. Here the tangents are written in those
+  layouts whose transposes come out in the fast one.
+- The gradient of a kernel reads all images at once, and slows down as soon as they no longer fit
+  in a core's cache. Here it is computed for a few images at a time, in a loop, and summed.
+
+Convolutions in groups of channels are computed group by group, and the kernel's gradient of a
+depthwise one position by position. All of this is written in ordinary JAX operations, so `jit`,
+`vmap`, forward and reverse mode, derivatives of derivatives, `checkpoint` and `scan` work as they
+do for any convolution.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,59 +28,25 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import JaxprEqn
 
-from jaxprune.scoring.lowering.convolutions import as_in, channels_last, ordinary
+from jaxprune.scoring.lowering.convolutions import as_in, channels_last
 
-CACHE = 2**21
-"""Bytes of images and results that a group may have."""
-
-MOST_GROUPS = 64
-"""More would only make programs large."""
-
-Tangent = Callable[[Array, Array], Array]
-"""`(x, kernel's tangent) -> tangent of the result`."""
+CACHE = 2**20
+"""Bytes of inputs and results that the gradient of a kernel reads at a time."""
 
 
 def quicker(eqn: JaxprEqn) -> Callable[..., Array] | None:
-    """`in_groups` where XLA's gradient of the kernel would not stay in the cache."""
-    size = group_size(eqn)
-    return None if size is None else partial(in_groups, size)
-
-
-def quicker_in_loops(eqn: JaxprEqn) -> Callable[..., Array] | None:
-    """`by_patches` for a convolution that a loop repeats."""
-    return None if ordinary(eqn) is None else by_patches
-
-
-def group_size(eqn: JaxprEqn) -> int | None:
-    """How many images the gradient of a convolution's kernel should take at a time.
-
-    Returns:
-      At least 1 and at most half of the images; None if all at once is as quick, and for anything
-      that is not a convolution of one or two dimensions: XLA computes those of three otherwise.
-    """
+    """`convolution` for every convolution of floating-point numbers in one to three dimensions."""
     if eqn.primitive.name != "conv_general_dilated" or eqn.params["batch_group_count"] != 1:
         return None
-    avals: list[Any] = [atom.aval for atom in (*eqn.invars, *eqn.outvars)]
-    x, kernel, result = avals
-    images = x.shape[eqn.params["dimension_numbers"].lhs_spec[0]]
-    if x.ndim > 4 or images < 2 or not jnp.issubdtype(result.dtype, jnp.floating):
-        return None
-    of_image = max(1, (_bytes(x) + _bytes(result)) // images)
-    # Each group writes the gradient of a whole kernel: it should have more to read than that.
-    size = max(CACHE, _bytes(kernel)) // of_image
-    groups = min(MOST_GROUPS, math.ceil(images / max(1, size)))
-    return math.ceil(images / groups) if groups > 1 else None
+    aval: Any = eqn.outvars[0].aval
+    suits = 3 <= len(aval.shape) <= 5 and aval.size > 0 and jnp.issubdtype(aval.dtype, jnp.floating)
+    return convolution if suits else None
 
 
-def _bytes(aval: Any) -> int:
-    return math.prod(aval.shape) * aval.dtype.itemsize
-
-
-def in_groups(size: int, eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
-    """A convolution; the gradient of its kernel is that of groups of images, added up.
+def convolution(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+    """A convolution with quick derivatives.
 
     Args:
-      size: images of a group; the last one may have fewer.
       eqn: a convolution with `batch_group_count` 1.
       x: the input, in the equation's layout.
       kernel: the kernel, in the equation's layout.
@@ -83,93 +54,134 @@ def in_groups(size: int, eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     Returns:
       The result, in the equation's layout.
     """
-    numbers = eqn.params["dimension_numbers"]
-    axis = numbers.lhs_spec[0]
+    x, kernel = channels_last(eqn, x, kernel)
+    groups = eqn.params["feature_group_count"]
+    if groups == 1:
+        result = _differentiable(eqn, _tangent_by_images)(x, kernel)
+    elif groups == x.shape[-1]:
+        result = _differentiable(eqn, _tangent_by_positions)(x, kernel)
+    else:
+        convolve = _differentiable(eqn, _tangent_by_images)
+        parts = [
+            jnp.moveaxis(operand.reshape(*operand.shape[:-1], groups, -1), -2, 0)
+            for operand in (x, kernel)
+        ]
+        result = lax.map(lambda part: convolve(*part), tuple(parts))
+        result = jnp.moveaxis(result, 0, -2)
+        result = result.reshape(*result.shape[:-2], -1)
+    return as_in(eqn, result)
 
-    def tangent(x: Array, kernel: Array) -> Array:
-        starts = range(0, x.shape[axis], size)
-        ends = (*starts[1:], x.shape[axis])
-        groups = (
-            lax.slice_in_dim(x, *bounds, axis=axis) for bounds in zip(starts, ends, strict=True)
-        )
-        return lax.concatenate([_convolve(eqn, x, kernel) for x in groups], numbers.out_spec[0])
 
-    return _with_tangent(eqn, tangent)(x, kernel)
+Tangent = Callable[[JaxprEqn, Array, Array], Array]
+"""The convolution of an equation as a function of its kernel, whose transpose is quick."""
 
 
-def by_patches(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
-    """A convolution; the gradient of its kernel is a sum of matrix products, one for each image.
+def _convolve(
+    eqn: JaxprEqn, x: Array, kernel: Array, layouts: tuple[str, str, str] = ("NSC", "SIO", "NSC")
+) -> Array:
+    """Convolves as an equation does, but for operands of other layouts.
 
     Args:
-      eqn: an `ordinary` convolution.
-      x: the input, in the equation's layout.
-      kernel: the kernel, in the equation's layout.
-
-    Returns:
-      The result, in the equation's layout.
+      eqn: a convolution.
+      x: the input.
+      kernel: the kernel.
+      layouts: of the operands and the result, as in `("NHWC", "HWIO", "NHWC")`; S stands for all
+        axes of the map.
     """
-
-    def tangent(x: Array, kernel: Array) -> Array:
-        x, kernel = channels_last(eqn, x, kernel)
-        result: Any = eqn.outvars[0].aval
-
-        @partial(jax.checkpoint, prevent_cse=False)  # so that the patches are not kept
-        def product(image: Array, kernel: Array) -> Array:
-            return jnp.dot(
-                _patches(eqn, image),
-                kernel.reshape(-1, kernel.shape[-1]),
-                precision=eqn.params["precision"],
-                preferred_element_type=result.dtype,
-            )
-
-        _, products = lax.scan(lambda done, image: (done, product(image, kernel)), None, x)
-        spec = eqn.params["dimension_numbers"].out_spec
-        outputs = [result.shape[axis] for axis in spec[2:]]
-        return as_in(eqn, products.reshape(len(x), *outputs, kernel.shape[-1]))
-
-    return _with_tangent(eqn, tangent)(x, kernel)
+    of_x, of_kernel, of_result = (layout.replace("S", "DHW"[5 - x.ndim :]) for layout in layouts)
+    aval: Any = eqn.outvars[0].aval
+    keep = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "precision")
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        dimension_numbers=(of_x, of_kernel, of_result),
+        feature_group_count=x.shape[of_x.index("C")] // kernel.shape[of_kernel.index("I")],
+        preferred_element_type=aval.dtype,
+        **{name: eqn.params[name] for name in keep},
+    )
 
 
-def _patches(eqn: JaxprEqn, image: Array) -> Array:
-    """What each output reads of an image `[*map, C]`: `[outputs, positions * C]`."""
-    dimensions = ordinary(eqn)
-    assert dimensions is not None
-    padding = [(before, after, 0) for before, after in eqn.params["padding"]]
-    image = lax.pad(image, jnp.zeros((), image.dtype), [*padding, (0, 0, 0)])
-    columns = [
-        image[
-            tuple(
-                slice(first, first + (d.outputs - 1) * d.stride + 1, d.stride)
-                for d, place in zip(dimensions, position, strict=True)
-                for first in [place * d.dilation]
-            )
-        ]
-        for position in itertools.product(*(range(d.kernel) for d in dimensions))
-    ]
-    together = jnp.concatenate(columns, axis=-1)
-    return together.reshape(-1, together.shape[-1])
+def _differentiable(eqn: JaxprEqn, tangent: Tangent) -> Callable[[Array, Array], Array]:
+    """The convolution of `[images, *map, channels]` with `[*window, channels / groups, filters]`.
 
-
-def _convolve(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
-    return eqn.primitive.bind(x, kernel, **eqn.params)
-
-
-def _with_tangent(eqn: JaxprEqn, tangent: Tangent) -> Callable[[Array, Array], Array]:
-    """The convolution, differentiated with respect to its kernel as `tangent` is."""
+    Args:
+      eqn: the convolution.
+      tangent: what is differentiated in place of it with respect to the kernel.
+    """
 
     @jax.custom_jvp
     def convolve(x: Array, kernel: Array) -> Array:
         return _convolve(eqn, x, kernel)
 
     def jvp(primals: Any, tangents: Any) -> tuple[Array, Any]:
-        x, kernel = primals
-        of_x, of_kernel = tangents
+        (x, kernel), (of_x, of_kernel) = primals, tangents
         parts = []
         if not isinstance(of_x, SymbolicZero):
-            parts.append(_convolve(eqn, of_x, kernel))
+            swapped = jnp.swapaxes(kernel, -1, -2)
+            parts.append(_convolve(eqn, of_x, swapped, ("NSC", "SOI", "NSC")))
         if not isinstance(of_kernel, SymbolicZero):
-            parts.append(tangent(x, of_kernel))
+            parts.append(tangent(eqn, x, of_kernel))
         return convolve(x, kernel), sum(parts[1:], start=parts[0])
 
     convolve.defjvp(jvp, symbolic_zeros=True)
     return convolve
+
+
+# -- convolutions without groups ------------------------------------------------------------------
+
+
+def _tangent_by_images(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+    """Convolves some images after the other."""
+    size = _images_at_once(eqn, x, kernel)
+    # Checkpointed, so that x itself is kept for the way back, and not a transposed copy.
+    some = jax.checkpoint(functools.partial(_tangent_of_some, eqn), prevent_cse=False)
+    if size >= len(x):
+        return some(x, kernel)
+    whole = len(x) // size * size
+    parts = x[:whole].reshape(-1, size, *x.shape[1:])
+    results = lax.map(lambda part: some(part, kernel), parts)
+    results = results.reshape(whole, *results.shape[2:])
+    return results if whole == len(x) else jnp.concatenate([results, some(x[whole:], kernel)])
+
+
+def _tangent_of_some(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+    """Convolves in layouts of which JAX makes XLA's for the gradient of the kernel."""
+    by_channel, of_channel = jnp.swapaxes(x, 0, -1), jnp.moveaxis(kernel, -2, 0)
+    return jnp.moveaxis(_convolve(eqn, by_channel, of_channel, ("CSN", "ISO", "SNC")), -2, 0)
+
+
+def _images_at_once(eqn: JaxprEqn, x: Array, kernel: Array) -> int:
+    """How many images keep inputs and results within `CACHE`, or within the kernel's own size.
+
+    Each time the gradient of the whole kernel is written: there should be as much to read.
+    """
+    result = jax.eval_shape(functools.partial(_convolve, eqn), x, kernel)
+    of_image = (x.size + math.prod(result.shape)) / len(x) * x.dtype.itemsize
+    return max(1, int(max(CACHE, kernel.size * kernel.dtype.itemsize) / of_image))
+
+
+# -- depthwise convolutions -----------------------------------------------------------------------
+
+
+def _tangent_by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+    """Adds up what each position of a depthwise kernel contributes."""
+    aval: Any = eqn.outvars[0].aval
+    outputs = [aval.shape[axis] for axis in eqn.params["dimension_numbers"].out_spec[2:]]
+    strides, dilations = eqn.params["window_strides"], eqn.params["rhs_dilation"]
+    around = [
+        (before, after, dilation - 1)
+        for (before, after), dilation in zip(
+            eqn.params["padding"], eqn.params["lhs_dilation"], strict=True
+        )
+    ]
+    x = jnp.repeat(x, kernel.shape[-1] // x.shape[-1], axis=-1)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    parts = []
+    for position in itertools.product(*map(range, kernel.shape[:-2])):
+        first = [place * dilation for place, dilation in zip(position, dilations, strict=True)]
+        read = [
+            slice(start, start + (size - 1) * stride + 1, stride)
+            for start, size, stride in zip(first, outputs, strides, strict=True)
+        ]
+        parts.append(x[:, *read] * kernel[*position, 0])
+    return functools.reduce(jnp.add, parts).astype(aval.dtype)

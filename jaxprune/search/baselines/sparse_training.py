@@ -376,8 +376,9 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
         count = len(held_out[1])
         index = jax.random.randint(look_key, (min(plan.batch_size, count),), 0, count)
         looked_at = batch(held_out, index)
+    quick = lower(function, differentiated=True)
     learner, now = method.step(
-        plan, lower(function), learner, batch(examples, order[step]), looked_at, number, step_key
+        plan, quick, learner, batch(examples, order[step]), looked_at, number, step_key
     )
     if plan.config.strength is None:
         violation = plan.cost(method.in_use(plan, learner)) / plan.limit - 1
