@@ -110,8 +110,7 @@ def _smaller(leaves: list[Any], kept_leaves: list[Kept]) -> list[Any]:
     small = list(leaves)
     cut = [i for i, kept in enumerate(kept_leaves) if not all(keep.all() for keep in kept)]
     for i, values in zip(cut, fetch([leaves[i] for i in cut]), strict=True):
-        values = take(values, kept_leaves[i])
-        small[i] = put(values, leaves[i]) if isinstance(values, np.ndarray) else values
+        small[i] = put(take(values, kept_leaves[i]), leaves[i])
     return small
 
 

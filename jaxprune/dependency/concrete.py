@@ -37,13 +37,15 @@ def fetch(values: list[Any]) -> list[Any]:
     return jax.device_get(values) if namespace(values) is np else values
 
 
-def put(value: np.ndarray, like: Any = None) -> jax.Array:
-    """A numpy array, which nobody changes any more, as a JAX array: `jnp.asarray` would compile.
+def put(value: Any, like: Any = None) -> jax.Array:
+    """A numpy array as a JAX array, without the copy that `jnp.asarray` compiles a program for.
 
     Args:
-      value: the array.
+      value: an array that nobody changes any more. One of JAX is returned as it is.
       like: if it is a JAX array that is committed to a device, so is the result.
     """
+    if isinstance(value, jax.Array):
+        return value
     committed = isinstance(like, jax.Array) and like.committed
     return jax.device_put(value, like.sharding if committed else None)
 
