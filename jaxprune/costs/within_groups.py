@@ -1,14 +1,17 @@
 """Statistics of filters within their groups, for filters that lie group by group.
 
-`sizes` is the number of filters of each group; `N` is their sum.
+`sizes` is the number of filters of each group; `N` is their sum. Concrete values are worked on in
+numpy, where nothing is compiled; the results are JAX arrays in any case.
 """
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from jaxprune.dependency.concrete import namespace, put
 
 
 def index(sizes: tuple[int, ...]) -> np.ndarray:
@@ -23,14 +26,12 @@ def size(sizes: tuple[int, ...]) -> np.ndarray:
 
 def total(sizes: tuple[int, ...], values: Array) -> Array:
     """The sum of the values in each group, `[N]` -> `[groups]`."""
-    return jax.ops.segment_sum(
-        values, index(sizes), num_segments=len(sizes), indices_are_sorted=True
-    )
+    return put(_total(sizes, values))
 
 
 def mean(sizes: tuple[int, ...], values: Array) -> Array:
     """The mean of the values in each group, `[N]` -> `[groups]`."""
-    return total(sizes, values) / jnp.asarray(sizes)
+    return put(_total(sizes, values) / np.asarray(sizes, np.float32))
 
 
 def relative(sizes: tuple[int, ...], values: Array) -> Array:
@@ -38,8 +39,10 @@ def relative(sizes: tuple[int, ...], values: Array) -> Array:
 
     A group whose mean is not above zero stays as it is.
     """
-    means = mean(sizes, jnp.asarray(values, jnp.float32))
-    return values / jnp.where(means > 0, means, 1.0)[index(sizes)]
+    xp = namespace(values)
+    values = xp.asarray(values, np.float32)
+    means = _total(sizes, values) / np.asarray(sizes, np.float32)
+    return put(values / xp.where(means > 0, means, 1)[index(sizes)])
 
 
 def maximum(sizes: tuple[int, ...], values: Array) -> Array:
@@ -49,15 +52,27 @@ def maximum(sizes: tuple[int, ...], values: Array) -> Array:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def rank(sizes: tuple[int, ...], values: Array) -> Array:
     """The rank of each value within its group, int32 `[N]`, 0 = smallest; ties by index.
 
     Sorting by value and then, stably, by group leaves the groups where they were, each sorted.
     """
-    group = index(sizes)
-    by_value = jnp.argsort(values, stable=True)
-    order = by_value[jnp.argsort(jnp.asarray(group)[by_value], stable=True)]
-    position = jnp.zeros_like(order).at[order].set(jnp.arange(len(group)))
+    xp, group = namespace(values), index(sizes)
+    order = xp.lexsort((xp.asarray(values), xp.asarray(group)))
     first = np.cumsum(sizes) - np.asarray(sizes)
-    return position - first[group]
+    within = np.arange(len(group), dtype=np.int32) - first.astype(np.int32)[group]
+    if xp is np:
+        ranks = np.empty_like(within)
+        ranks[order] = within
+        return put(ranks)
+    return jnp.zeros_like(within).at[order].set(within)
+
+
+def _total(sizes: tuple[int, ...], values: Any) -> Any:
+    """`total`, a numpy array where numpy can read the values."""
+    if namespace(values) is np:
+        values = np.asarray(values)
+        return np.bincount(index(sizes), values, len(sizes)).astype(values.dtype)
+    return jax.ops.segment_sum(
+        values, index(sizes), num_segments=len(sizes), indices_are_sorted=True
+    )

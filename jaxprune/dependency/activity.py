@@ -36,11 +36,12 @@ def activity(fn: Callable[..., Any], structure: Structure, params: Any, *argumen
     """
     observed = masked_by(_Observed, fn, structure)
 
-    def outputs(mask: Any) -> Any:
+    def outputs(mask: Any, params: Any, arguments: Any) -> Any:
         leaves = jax.tree.leaves(observed(params, structure.unflatten(mask), *arguments))
         return sum(leaf.sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
-    return jax.grad(outputs)(jnp.ones(structure.num_channels))
+    ones = np.ones(structure.num_channels, np.float32)
+    return jax.jit(jax.grad(outputs))(ones, params, arguments)
 
 
 def second_moments(
@@ -67,9 +68,9 @@ def second_moments(
     Raises:
       ValueError: the params do not fit the structure.
     """
-    taps = [jnp.zeros((group.size, group.size)) for group in structure.groups]
+    taps = [np.zeros((group.size, group.size), np.float32) for group in structure.groups]
 
-    def outputs(mask: Any, taps: Any) -> Any:
+    def outputs(mask: Any, taps: Any, params: Any, arguments: Any) -> Any:
         def kind(structure: Structure, masks: Any, table: Any) -> _Paired:
             return _Paired(structure, masks, table, taps, centred)
 
@@ -77,7 +78,8 @@ def second_moments(
         leaves = jax.tree.leaves(observed(params, structure.unflatten(mask), *arguments))
         return sum(leaf.sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
-    return jax.grad(outputs, (0, 1))(jnp.ones(structure.num_channels), taps)[1]
+    ones = np.ones(structure.num_channels, np.float32)
+    return jax.jit(jax.grad(outputs, (0, 1)))(ones, taps, params, arguments)[1]
 
 
 class _Observed(Masked):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxprune.dependency.atoms import AtomTable, Axes
+from jaxprune.dependency.concrete import fetch, is_concrete, put
 from jaxprune.dependency.groups import Masks, Structure, check_structure
 from jaxprune.dependency.joints import slots
 from jaxprune.dependency.masking import signature
@@ -21,6 +22,7 @@ class CompactNetwork:
     """A function whose removed channels are gone from its parameters and from its arithmetic.
 
     A plain JAX function: `jit`, differentiate, `vmap`, fine-tune or export it, or trace it again.
+    Called with arrays, outside of any transformation, it compiles itself as under `jit`.
 
     Attributes:
       params: the smaller parameters, in the tree of the original ones.
@@ -32,10 +34,13 @@ class CompactNetwork:
     widths: Mapping[str, int]
     masks: Mapping[str, np.ndarray] = field(repr=False)
     _apply: Callable[..., Any] = field(repr=False)
+    _compiled: Callable[..., Any] = field(repr=False)
 
     def __call__(self, params: Any, *arguments: Any) -> Any:
         """What the original function returns with the removed channels masked."""
-        return self._apply(params, *arguments)
+        # Operation by operation, a call would compile hundreds of small programs.
+        fn = self._compiled if is_concrete((params, arguments)) else self._apply
+        return fn(params, *arguments)
 
 
 def compact(
@@ -68,7 +73,7 @@ def compact(
     leaves = structure.check_params(params)
     keep = structure.expand(kept_channels)
     kept_leaves = [tuple(keep[axis + 1] for axis in axes) for axes in structure.channels]
-    small_leaves = [take(leaf, kept) for leaf, kept in zip(leaves, kept_leaves, strict=True)]
+    small_leaves = _smaller(leaves, kept_leaves)
     small_shapes = [tuple(int(k.sum()) for k in kept) for kept in kept_leaves]
     analysed: dict[Any, Any] = {}
 
@@ -96,7 +101,17 @@ def compact(
         widths={name: int(mask.sum()) for name, mask in kept_masks.items()},
         masks=kept_masks,
         _apply=apply,
+        _compiled=jax.jit(apply),
     )
+
+
+def _smaller(leaves: list[Any], kept_leaves: list[Kept]) -> list[Any]:
+    """The kept positions of each leaf; those that stay whole are the same arrays as before."""
+    small = list(leaves)
+    cut = [i for i, kept in enumerate(kept_leaves) if not all(keep.all() for keep in kept)]
+    for i, values in zip(cut, fetch([leaves[i] for i in cut]), strict=True):
+        small[i] = put(take(values, kept_leaves[i]), leaves[i])
+    return small
 
 
 class _Shrunk:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxprune.dependency import Structure
+from jaxprune.dependency.concrete import put
 from jaxprune.errors import UserError
 from jaxprune.importance.reconstruction import reconstruction
 from jaxprune.importance.sensitivity import activation, scalar, taylor, taylor_activation
@@ -101,8 +102,11 @@ def score(
 
 
 def _gradients(apply: Callable[..., Any], params: Any, x: Any, loss: Callable[[Any], Array]) -> Any:
+    def loss_of(params: Any, x: Any) -> Array:
+        return scalar(loss(apply(params, x)))
+
     # Parameter trees may hold counters: they have no gradient, and no criterion asks for one.
-    return jax.grad(lambda p: scalar(loss(apply(p, x))), allow_int=True)(params)
+    return jax.jit(jax.grad(loss_of, allow_int=True))(params, x)
 
 
 def check(
@@ -126,7 +130,7 @@ def check(
 
 
 def checked(structure: Structure, scores: Any) -> Array:
-    """Scores as float32 [num_channels].
+    """Scores, concrete ones, as float32 [num_channels].
 
     Raises:
       UserError: they have another shape or are not finite.
@@ -136,17 +140,18 @@ def checked(structure: Structure, scores: Any) -> Array:
             "the importance is a dict; give one array over all channels, as structure.flatten "
             "makes it of a dict"
         )
-    scores = jnp.asarray(scores, jnp.float32)
-    if scores.shape != (structure.num_channels,):
+    known = np.asarray(scores, np.float32)
+    if known.shape != (structure.num_channels,):
         raise UserError(
-            f"the importance has shape {scores.shape} instead of ({structure.num_channels},), one "
+            f"the importance has shape {known.shape} instead of ({structure.num_channels},), one "
             "score for each channel of the structure, group after group"
         )
-    finite = jnp.isfinite(scores)
+    finite = np.isfinite(known)
     if not finite.all():
         group = structure.groups[structure.group_index[int(finite.argmin())]]
         raise UserError(
             f"the importance of group '{group.name}' is not finite; look for inf or NaN in its "
             "parameters"
         )
-    return scores
+    unchanged = isinstance(scores, jax.Array) and scores.dtype == np.float32
+    return scores if unchanged else put(known)

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxprune.dependency import Structure
 
@@ -41,17 +40,23 @@ def members_of(structure: Structure, axis_channels: np.ndarray) -> tuple[np.ndar
     return members(axis_channels, structure.num_channels, structure.joints)
 
 
-def add_to_channels(structure: Structure, axis_channels: np.ndarray, values: Any) -> Array:
-    """The sum of the values of each channel's positions.
+def add_to_channels(structure: Structure, axis_channels: np.ndarray, values: Any) -> Any:
+    """The sum of the values at each channel's positions.
 
     Args:
       structure: what `trace` returned.
       axis_channels: int [size], one of `structure.channels[leaf]`.
-      values: [size].
+      values: [size], a numpy or JAX array.
 
     Returns:
-      [num_channels]; a position that belongs to several channels counts for each.
+      [num_channels], of the same kind; a position that belongs to several channels counts for each.
     """
     channels, positions = members_of(structure, axis_channels)
-    values = jnp.asarray(values)
-    return jnp.zeros(structure.num_channels, values.dtype).at[channels].add(values[positions])
+    return sums_at(channels, values[positions], structure.num_channels)
+
+
+def sums_at(index: np.ndarray, values: Any, size: int) -> Any:
+    """The sum of the values [M] that share an index [M]: [size], numpy's if the values are."""
+    if isinstance(values, np.ndarray):
+        return np.bincount(index, values, size).astype(values.dtype)
+    return jnp.zeros(size, values.dtype).at[index].add(values)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxprune.dependency import Structure, activity, masked
+from jaxprune.dependency.concrete import put
 from jaxprune.errors import UserError
+from jaxprune.importance.positions import sums_at
 from jaxprune.importance.weights import over_producers, producing_kernels
 
 
@@ -48,7 +50,7 @@ def taylor(structure: Structure, params: Any, gradients: Any) -> Array:
     kernels = producing_kernels(structure, params)
     slopes = producing_kernels(structure, gradients)
     changes = [kernel * slope for kernel, slope in zip(kernels, slopes, strict=True)]
-    return over_producers(structure, changes) ** 2
+    return put(over_producers(structure, changes) ** 2)
 
 
 def taylor_activation(
@@ -91,19 +93,23 @@ def taylor_activation(
     masked_apply = masked(apply, structure)
     count = jax.tree.leaves(x)[0].shape[0]
 
-    def outputs_of_one(mask: Array, example: Any) -> Any:
+    def outputs_of_one(mask: Array, params: Any, example: Any) -> Any:
         batch = jax.tree.map(lambda value: value[None], example)
         outputs = masked_apply(params, structure.unflatten(mask), batch)
         return jax.tree.map(lambda value: value[0], outputs)
 
-    def loss_of_masks(masks: Array) -> Array:
-        return scalar(loss(jax.vmap(outputs_of_one)(masks, x)))
+    def loss_of_masks(masks: Array, params: Any, x: Any) -> Array:
+        return scalar(loss(jax.vmap(outputs_of_one, (0, None, 0))(masks, params, x)))
 
-    slopes = jax.grad(loss_of_masks)(jnp.ones((count, structure.num_channels)))
-    scores = jnp.abs(slopes).sum(0)
-    group = structure.group_index
-    norms = jnp.sqrt(jnp.zeros(len(structure.groups)).at[group].add(scores**2))[group]
-    return scores / jnp.where(norms > 0, norms, 1.0)
+    @jax.jit
+    def relative_slopes(params: Any, x: Any) -> Array:
+        masks = jnp.ones((count, structure.num_channels))
+        scores = jnp.abs(jax.grad(loss_of_masks)(masks, params, x)).sum(0)
+        group = structure.group_index
+        norms = jnp.sqrt(sums_at(group, scores**2, len(structure.groups)))[group]
+        return scores / jnp.where(norms > 0, norms, 1.0)
+
+    return relative_slopes(params, x)
 
 
 def activation(structure: Structure, apply: Callable[..., Any], params: Any, x: Any) -> Array:

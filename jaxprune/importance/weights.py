@@ -1,4 +1,8 @@
-"""Importance that the parameters alone tell."""
+"""Importance that the parameters alone tell.
+
+Concrete parameters are scored in numpy, where nothing is compiled, traced ones in JAX: the code is
+the same, its arrays are of one kind or the other.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +13,9 @@ import numpy as np
 from jax import Array
 
 from jaxprune.dependency import Structure
+from jaxprune.dependency.concrete import fetch, namespace, put
 from jaxprune.errors import UserError
-from jaxprune.importance.positions import add_to_channels, members_of
+from jaxprune.importance.positions import add_to_channels, members_of, sums_at
 
 _SCALES = ("scale", "gamma", "weight")
 """What libraries call the factor of a normalisation: Flax and Haiku, Keras, PyTorch and Equinox."""
@@ -34,13 +39,7 @@ def l1(structure: Structure, params: Any) -> Array:
     Raises:
       ValueError: the params do not fit the structure.
     """
-    scores = over_producers(structure, [jnp.abs(k) for k in producing_kernels(structure, params)])
-    leaves = structure.check_params(params)
-    for leaf, axis in _readers_of_inputs(structure):
-        weights = jnp.abs(_float32(leaves[leaf]))
-        read = weights.sum([d for d in range(weights.ndim) if d != axis])
-        scores += add_to_channels(structure, structure.channels[leaf][axis], read)
-    return scores
+    return put(_norms(structure, params))
 
 
 def l2(structure: Structure, params: Any) -> Array:
@@ -48,7 +47,7 @@ def l2(structure: Structure, params: Any) -> Array:
 
     Args and Returns as for `l1`.
     """
-    return jnp.sqrt(_energy(structure, params))
+    return put(_energy(structure, params) ** 0.5)
 
 
 def batch_norm_scale(structure: Structure, params: Any) -> Array:
@@ -76,12 +75,13 @@ def batch_norm_scale(structure: Structure, params: Any) -> Array:
       UserError: no group has a scale.
       ValueError: the params do not fit the structure.
     """
-    leaves = structure.check_params(params)
-    scores = jnp.zeros(structure.num_channels)
+    places = _scales(structure)
+    scores = np.zeros(structure.num_channels, np.float32)
     scaled = np.zeros(structure.num_channels, bool)
-    for leaf, axis in _scales(structure):
+    scales = _weights(structure, params, [leaf for leaf, _ in places])
+    for (leaf, axis), scale in zip(places, scales, strict=True):
         channels = structure.channels[leaf][axis]
-        scores += add_to_channels(structure, channels, _float32(jnp.abs(leaves[leaf])).reshape(-1))
+        scores = scores + add_to_channels(structure, channels, abs(scale).reshape(-1))
         scaled[members_of(structure, channels)[0]] = True
     if not scaled.any():
         names = ", ".join(repr(name) for name in _SCALES)
@@ -90,14 +90,14 @@ def batch_norm_scale(structure: Structure, params: Any) -> Array:
             f"channels named {names}); use another importance, for example 'l1'"
         )
     if scaled.all():
-        return scores
+        return put(scores)
     # A group either has scales for all its channels or for none: they appear in the same places.
-    norms = l1(structure, params)
-    sums, group = _by_group(structure, norms), structure.group_index
-    counts = np.bincount(group)
-    means = (sums / counts)[group]
-    relative = norms / jnp.where(means > 0, means, 1.0)
-    return jnp.where(scaled, scores, relative * scores[scaled].mean())
+    norms = _norms(structure, params)
+    xp, group = namespace((scores, norms)), structure.group_index
+    sizes = np.array([group.size for group in structure.groups], np.float32)
+    means = (sums_at(group, norms, len(sizes)) / sizes)[group]
+    relative = norms / xp.where(means > 0, means, 1.0)
+    return put(xp.where(scaled, scores, relative * scores[scaled].mean()))
 
 
 def fpgm(structure: Structure, params: Any) -> Array:
@@ -125,17 +125,20 @@ def fpgm(structure: Structure, params: Any) -> Array:
     kernels = producing_kernels(structure, params)
     sizes = [group.size for group in structure.groups]
     ends = np.cumsum(sizes)
-    squares = [jnp.zeros((size, size)) for size in sizes]
+    xp = namespace(kernels)
+    scores = [np.zeros(0, np.float32)]
+    squares: list[Any] = [0.0] * len(sizes)
     for (leaf, axis), kernel in zip(structure.producers, kernels, strict=True):
         channels, positions = members_of(structure, structure.channels[leaf][axis])
-        rows = jnp.moveaxis(kernel, axis, 0)
+        rows = xp.moveaxis(kernel, axis, 0)
         for g, (size, end) in enumerate(zip(sizes, ends, strict=True)):
             inside = positions[(channels >= end - size) & (channels < end)]
             if len(inside):  # every channel of the group has equally many positions
-                squares[g] += _squared_distances(rows[inside].reshape(size, -1))
-    if not squares:
-        return jnp.zeros(0)
-    return jnp.concatenate([jnp.sqrt(square).sum(1) for square in squares])
+                squares[g] = squares[g] + _squared_distances(rows[inside].reshape(size, -1))
+    for size, square in zip(sizes, squares, strict=True):
+        produced = np.ndim(square) > 0  # input features are not
+        scores.append(xp.sqrt(square).sum(1) if produced else np.zeros(size, np.float32))
+    return put(xp.concatenate(scores))
 
 
 def lamp(structure: Structure, params: Any) -> Array:
@@ -162,7 +165,8 @@ def lamp(structure: Structure, params: Any) -> Array:
       ValueError: the params do not fit the structure.
     """
     energies = structure.unflatten(_energy(structure, params))
-    return jnp.concatenate([jnp.zeros(0), *(_of_those_not_smaller(e) for e in energies.values())])
+    shares = [_of_those_not_smaller(energy) for energy in energies.values()]
+    return put(namespace(shares).concatenate([np.zeros(0, np.float32), *shares]))
 
 
 def random(structure: Structure, key: Array) -> Array:
@@ -170,27 +174,22 @@ def random(structure: Structure, key: Array) -> Array:
     return jax.random.uniform(key, (structure.num_channels,))
 
 
-def over_producers(structure: Structure, values: Sequence[Array]) -> Array:
+def over_producers(structure: Structure, values: Sequence[Any]) -> Any:
     """Sums values of the shapes of the producing kernels over the weights of each channel.
 
     Args:
       structure: what `trace` returned.
-      values: one array for each of `structure.producers`.
+      values: one array for each of `structure.producers`, numpy's or JAX's.
 
     Returns:
-      [num_channels].
+      [num_channels]; a numpy array if the values are.
     """
-    scores = jnp.zeros(structure.num_channels)
-    for (leaf, axis), value in zip(structure.producers, values, strict=True):
-        per_position = value.sum([d for d in range(value.ndim) if d != axis])
-        scores += add_to_channels(structure, structure.channels[leaf][axis], per_position)
-    return scores
+    return _over_axes(structure, structure.producers, values)
 
 
-def producing_kernels(structure: Structure, params: Any) -> list[Array]:
-    """The kernel of each producer, as float32."""
-    leaves = structure.check_params(params)
-    return [_float32(leaves[leaf]) for leaf, _ in structure.producers]
+def producing_kernels(structure: Structure, params: Any) -> list[Any]:
+    """The kernel of each producer as float32: numpy arrays, or JAX's where values are traced."""
+    return _weights(structure, params, [leaf for leaf, _ in structure.producers])
 
 
 def reading_axes(structure: Structure) -> list[tuple[int, int]]:
@@ -204,7 +203,14 @@ def reading_axes(structure: Structure) -> list[tuple[int, int]]:
     ]
 
 
-def _energy(structure: Structure, params: Any) -> Array:
+def _norms(structure: Structure, params: Any) -> Any:
+    """The L1 norm of the weights that produce a channel, or that read an input feature."""
+    places = [*structure.producers, *_readers_of_inputs(structure)]
+    weights = _weights(structure, params, [leaf for leaf, _ in places])
+    return _over_axes(structure, places, [abs(kernel) for kernel in weights])
+
+
+def _energy(structure: Structure, params: Any) -> Any:
     """The squared L2 norm of the weights that produce a channel."""
     return over_producers(structure, [k**2 for k in producing_kernels(structure, params)])
 
@@ -237,26 +243,39 @@ def _scales(structure: Structure) -> list[tuple[int, int]]:
     return found
 
 
-def _squared_distances(points: Array) -> Array:
+def _squared_distances(points: Any) -> Any:
     """The squared Euclidean distances of points [n, features]: [n, n], zero on the diagonal."""
+    xp = namespace(points)
     centred = points - points.mean(0)
-    gram = jnp.matmul(centred, centred.T, precision=jax.lax.Precision.HIGHEST)
-    norms = jnp.diagonal(gram)
-    distances = jnp.maximum(norms[:, None] + norms - 2 * gram, 0)
-    return distances.at[jnp.diag_indices(len(points))].set(0)
+    with jax.default_matmul_precision("highest"):
+        gram = centred @ centred.T
+    norms = xp.diagonal(gram)
+    distances = xp.maximum(norms[:, None] + norms - 2 * gram, 0)
+    return xp.where(np.eye(len(points), dtype=bool), 0, distances)
 
 
-def _of_those_not_smaller(values: Array) -> Array:
+def _of_those_not_smaller(values: Any) -> Any:
     """Each value divided by the sum of those at least as large; 0 for 0."""
-    ascending = jnp.sort(values)
-    sums = jnp.cumsum(ascending[::-1])[::-1]
-    rest = sums[jnp.searchsorted(ascending, values, side="left")]
-    return jnp.where(values > 0, values / jnp.where(rest > 0, rest, 1.0), 0.0)
+    xp = namespace(values)
+    ascending = xp.sort(values)
+    sums = xp.cumsum(ascending[::-1])[::-1]
+    rest = sums[xp.searchsorted(ascending, values, side="left")]
+    return xp.where(values > 0, values / xp.where(rest > 0, rest, 1), 0)
 
 
-def _by_group(structure: Structure, scores: Array) -> Array:
-    return jnp.zeros(len(structure.groups)).at[structure.group_index].add(scores)
+def _over_axes(
+    structure: Structure, places: Sequence[tuple[int, int]], values: Sequence[Any]
+) -> Any:
+    """The sum over each channel's weights of one value [shape of the leaf] for each place."""
+    scores = np.zeros(structure.num_channels, np.float32)
+    for (leaf, axis), value in zip(places, values, strict=True):
+        per_position = value.sum(tuple(d for d in range(value.ndim) if d != axis))
+        scores = scores + add_to_channels(structure, structure.channels[leaf][axis], per_position)
+    return scores
 
 
-def _float32(value: Any) -> Array:
-    return jnp.asarray(value, jnp.float32)
+def _weights(structure: Structure, params: Any, leaves: Sequence[int]) -> list[Any]:
+    """Some leaves of the parameters as float32: numpy arrays if numpy can read all of them."""
+    known = structure.check_params(params)
+    values = fetch([known[leaf] for leaf in leaves])
+    return [namespace(values).asarray(value, np.float32) for value in values]

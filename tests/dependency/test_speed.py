@@ -8,8 +8,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxprune import compact, trace
+from jaxprune import importance, prune, trace
 from jaxprune.networks import bundled
 
 
@@ -43,26 +44,50 @@ def test_resnet50_is_traced_with_little_more_work_than_jax_does_itself():
     assert calls < 2 * least
 
 
-def test_vgg19_is_compacted_with_few_compiled_programs():
-    network, variables, x = abstract("vgg19", (32, 32, 3))
-    structure = trace(network.apply, variables, x)
-    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables)
-    masks = {group.name: np.arange(group.size) % 2 for group in structure.groups}
-    compiled = []
+@pytest.fixture
+def compiled():
+    """The seconds that each program takes to compile, as they are compiled."""
+    seconds = []
 
     def listen(event, duration, **_):
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(duration)
+            seconds.append(duration)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        small = compact(network.apply, structure, variables, masks).params
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    kernels = [leaf.shape for leaf in jax.tree.leaves(small) if leaf.ndim == 4]
-    assert (3, 3, 3, 32) in kernels
-    assert (3, 3, 256, 256) in kernels
-    assert len(compiled) <= 24  # one per shape and not one per leaf, of which there are 82
+    yield seconds
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_vgg19_is_pruned_without_compiling_and_called_with_one_program(compiled):
+    network, variables, x = abstract("vgg19", (32, 32, 3))
+    draw = np.random.default_rng(0)
+    leaves = jax.tree.map(lambda leaf: draw.random(leaf.shape, np.float32), variables)
+    small = prune(network.apply, jax.device_put(leaves), x, budget=0.3)
+    kernels = [leaf.shape for leaf in jax.tree.leaves(small.params) if leaf.ndim == 4]
+    assert len(kernels) == 16
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(small.params))
+    assert small.widths["conv5_4"] < 512
+    assert compiled == []
+    for _ in range(2):
+        small(small.params, np.zeros((1, 32, 32, 3), np.float32))
+    assert len(compiled) == 1
+
+
+def test_importance_of_concrete_parameters_compiles_nothing(compiled):
+    network, variables, x = abstract("vgg11", (32, 32, 3))
+    structure = trace(network.apply, variables, x)
+    draw = np.random.default_rng(0)
+    leaves = jax.tree.map(lambda leaf: draw.random(leaf.shape, np.float32), variables)
+    params = jax.device_put(leaves)
+
+    def scores(params):
+        criteria = ("l1", "l2", "fpgm", "lamp", "batch_norm_scale")
+        return {name: importance.get(name)(structure, params) for name in criteria}
+
+    found = scores(params)
+    assert compiled == []
+    for name, traced in jax.jit(scores)(params).items():
+        np.testing.assert_allclose(found[name], traced, rtol=1e-5, err_msg=name)
 
 
 def transformer(depth, width=32, heads=4):

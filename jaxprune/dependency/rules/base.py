@@ -8,6 +8,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Axes, Axis, Reason, fixed_axis
+from jaxprune.dependency.concrete import namespace
 
 Kept = tuple[np.ndarray, ...]
 """bool [size] for each axis of a value: the positions that are kept."""
@@ -53,10 +54,11 @@ def freeze_everything(
 
 
 def take(value: Any, kept: Kept) -> Any:
-    """The kept positions of every axis of a value."""
+    """The kept positions of every axis; a concrete array of which some are removed, as numpy's."""
+    xp = namespace(value)
     for d, keep in enumerate(kept):
         if not keep.all():
-            value = jnp.take(value, np.flatnonzero(keep), axis=d)
+            value = xp.take(value, np.flatnonzero(keep), axis=d)
     return value
 
 

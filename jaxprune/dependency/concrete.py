@@ -1,0 +1,57 @@
+"""Arrays with known values are worked on by numpy, which compiles nothing.
+
+An operation of `jax.numpy` on concrete arrays is compiled for every new shape. A network has
+dozens of shapes, and slicing or summing each of its parameters once is not worth a program.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_NUMBERS = (np.ndarray, np.generic, bool, int, float, complex)
+
+
+def is_concrete(tree: Any) -> bool:
+    """Are all leaves arrays or numbers with known values, none traced by a transformation?"""
+    return all(
+        isinstance(leaf, (jax.Array, *_NUMBERS)) and not isinstance(leaf, jax.core.Tracer)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def namespace(tree: Any) -> Any:
+    """`numpy` if it can read all leaves, else `jax.numpy`.
+
+    Traced arrays, typed PRNG keys, and arrays that are split over devices stay JAX's.
+    """
+    return np if all(map(_readable, jax.tree.leaves(tree))) else jnp
+
+
+def fetch(values: list[Any]) -> list[Any]:
+    """Arrays as numpy arrays, all asked for at once, if numpy can read them; else as they are.
+
+    Arrays in the memory of the CPU are not copied.
+    """
+    return jax.device_get(values) if namespace(values) is np else values
+
+
+def put(value: Any, like: Any = None) -> jax.Array:
+    """A numpy array as a JAX array, without the copy that `jnp.asarray` compiles a program for.
+
+    Args:
+      value: an array that nobody changes any more. One of JAX is returned as it is.
+      like: if it is a JAX array that is committed to a device, so is the result.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    committed = isinstance(like, jax.Array) and like.committed
+    return jax.device_put(value, like.sharding if committed else None)
+
+
+def _readable(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        plain = not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return plain and leaf.is_fully_addressable and leaf.is_fully_replicated
+    return isinstance(leaf, _NUMBERS)
