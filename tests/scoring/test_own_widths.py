@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxprune import make_problem, masked, trace
 from jaxprune.networks import bundled
 from jaxprune.scoring.evaluation import Scores, evaluate
-from jaxprune.scoring.own_widths import Evaluator, Remembering, evaluator, pays, widths
+from jaxprune.scoring.own_widths import Evaluator, Remembering, evaluator, pays, programs, widths
 from jaxprune.scoring.own_widths.cutting import cut
 from jaxprune.scoring.own_widths.partial_sums import PartialSums
 from jaxprune.scoring.own_widths.pieces import run
