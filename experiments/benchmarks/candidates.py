@@ -48,7 +48,7 @@ from jaxprune.networks import bundled
 from jaxprune.networks.bundled import Network
 from jaxprune.scoring.evaluation import evaluate
 from jaxprune.scoring.own_widths import evaluator
-from jaxprune.scoring.own_widths.stages import run
+from jaxprune.scoring.own_widths.pieces import run
 
 Case = tuple[tuple[int, int, int], int, int]
 """Shape of an image, how many images, how many candidates are timed together."""

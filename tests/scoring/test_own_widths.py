@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from jaxprune import make_problem, masked, trace
 from jaxprune.networks import bundled
 from jaxprune.scoring.evaluation import Scores, evaluate
-from jaxprune.scoring.own_widths import Evaluator, Remembering, chains, evaluator, pays, widths
+from jaxprune.scoring.own_widths import Evaluator, Remembering, evaluator, pays, programs, widths
+from jaxprune.scoring.own_widths.cutting import cut
 from jaxprune.scoring.own_widths.partial_sums import PartialSums
-from jaxprune.scoring.own_widths.stages import Product, run, stages
+from jaxprune.scoring.own_widths.pieces import run
 from jaxprune.search.agents import acnn, ppo_lagrangian
 from jaxprune.search.baselines import random
 from marks import slow_if_in
@@ -80,7 +81,7 @@ def test_scores_are_those_at_full_width(case):
     masks[-1, :first] = masks[-2, :first]
     scores = evaluator(apply, structure, variables, x, y)
     assert isinstance(scores, Evaluator)
-    assert not scores.staged.pinned
+    assert not scores.network.pinned
     expected = at_full_width(apply, structure, variables, masks, x, y)
     assert len(np.unique(expected.loss)) == count
     check(scores(masks), expected)
@@ -113,8 +114,36 @@ def test_a_residual_sum():
     masks = random_masks(structure, 5)
     scores = evaluator(residual, structure, params, x, y)
     assert isinstance(scores, Evaluator)
-    assert not scores.staged.pinned
+    assert not scores.network.pinned
     check(scores(masks), at_full_width(residual, structure, params, masks, x, y))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_inputs_that_a_product_and_something_else_read(ordered):
+    """The product may pick the inputs that a candidate keeps; what is beside it may not."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = ((40, 24), (24, 3), (40, 3))
+    a, b, c = (jax.random.normal(*pair) for pair in zip(keys, shapes, strict=False))
+    params = {"a": a, "b": b, "c": c}
+    x, y = jax.random.normal(keys[3], (6, 40)), jnp.arange(6) % 3
+
+    def beside_a_sum(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"] + (x * x).sum(1, keepdims=True)
+
+    def beside_a_maximum(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"] + x.max(1, keepdims=True)
+
+    def beside_a_product(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"] + x @ params["c"]
+
+    for apply in (beside_a_sum, beside_a_maximum, beside_a_product):
+        structure = trace(apply, params, x, prune_inputs=True)
+        assert sorted(group.size for group in structure.groups) == [24, 40]
+        masks = np.concatenate([random_masks(structure, 6), by_order(structure, 4)])
+        importance = importance_of(structure) if ordered else None
+        scores = evaluator(apply, structure, params, x, y, importance=importance)
+        assert isinstance(scores, Evaluator)
+        check(scores(masks), at_full_width(apply, structure, params, masks, x, y))
 
 
 def test_a_batch_with_large_arrays_is_divided(lenet, monkeypatch):
@@ -224,7 +253,7 @@ def test_masks_in_and_out_of_order_are_scored_together(lenet):
     masks[3, : structure.groups[0].size] *= 0.5
     masks = masks[[4, 0, 5, 3, 1, 6, 2]]
     scores = evaluator(apply, structure, variables, x, y, importance=importance_of(structure))
-    assert [scores._shared[0].suits(one) for one in scores._read(masks)] == [
+    assert [scores._shared[0].suits(one) for one in scores._candidates(masks)] == [
         *(False, True, True, False, True, False, True)  # the second random mask keeps everything
     ]
     check(scores(masks), at_full_width(apply, structure, variables, masks, x, y))
@@ -240,7 +269,7 @@ def test_partial_sums_are_products_with_the_first_channels(size):
         return jnp.tanh(x @ params["a"]) @ params["b"]
 
     structure = trace(apply, params, x, prune_inputs=True)
-    piece = next(p for p in stages(apply, structure, params, x).pieces if isinstance(p, Product))
+    piece = next(p for p in cut(apply, structure, params, x).pieces if p.product)
     order = np.asarray(jax.random.permutation(keys[3], size))
     layout = np.array([3, 1, 0, 5, 4, 2])
     sums = PartialSums(piece, x, order, layout)
@@ -307,14 +336,14 @@ def test_the_loss_of_a_large_network_is_compiled_once(lenet, monkeypatch):
     masks = np.ones((7, structure.num_channels), np.float32)
     for mask, width in zip(masks, (*range(16, 97, 16), 100), strict=True):
         mask[structure.num_channels - 100 + width :] = 0
-    programs = []
-    for large in (chains.LARGE, 0):
-        monkeypatch.setattr(chains, "LARGE", large)
+    compiled = []
+    for large in (programs.LARGE, 0):
+        monkeypatch.setattr(programs, "LARGE", large)
         scores = evaluator(apply, structure, variables, x, y)
         run.clear_cache()
         check(scores(masks), at_full_width(apply, structure, variables, masks, x, y))
-        programs.append(run._cache_size())
-    assert programs[1] == programs[0] + 1
+        compiled.append(run._cache_size())
+    assert compiled[1] == compiled[0] + 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -327,11 +356,12 @@ def test_what_is_computed_holds_what_is_kept(size, fraction, seed):
     rng = np.random.default_rng(seed)
     mask = np.zeros(size, np.float32)
     mask[rng.choice(size, max(1, int(fraction * size)), replace=False)] = 1
-    chosen = widths.select(mask)
-    assert set(chosen.kept) == set(np.flatnonzero(mask)) <= set(chosen.there)
-    assert len(chosen.there) == widths.rounded(len(chosen.kept), size) <= size
-    assert (np.diff(chosen.there) > 0).all()
-    assert len(chosen.there) - len(chosen.kept) < max(4, size / 4)
+    chosen = widths.choose(mask)
+    assert chosen.kept == mask.sum()
+    assert set(np.flatnonzero(mask)) <= set(chosen.computed)
+    assert len(chosen.computed) == widths.rounded(chosen.kept, size) <= size
+    assert (np.diff(chosen.computed) > 0).all()
+    assert len(chosen.computed) - chosen.kept < max(4, size / 4)
 
 
 def test_loops_over_channels_are_evaluated_at_full_width():
@@ -369,7 +399,7 @@ def test_a_network_that_slices_its_channels_keeps_them_whole():
     masks = random_masks(structure, 4)
     scores = evaluator(apply, structure, params, x, y)
     assert isinstance(scores, Evaluator)
-    assert scores.staged.pinned == {0}
+    assert scores.network.pinned == {0}
     check(scores(masks), at_full_width(apply, structure, params, masks, x, y))
 
 

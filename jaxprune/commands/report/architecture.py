@@ -66,51 +66,48 @@ def describe(
         image_shape: Height, width and channels of the images.
     """
     keep = structure.expand(np.asarray(structure.flatten(masks)).astype(bool))
-    kept = [tuple(keep[axis + 1] for axis in axes) for axes in structure.channels]
+    kept = {
+        path: tuple(keep[axis + 1] for axis in axes)
+        for path, axes in zip(structure.paths, structure.channels, strict=True)
+    }
+
+    def size(path: str) -> int:
+        return math.prod(int(axis.sum()) for axis in kept[path])
+
     layers = []
     for layer in structure.layers:
-        if f"{layer.path}/kernel" not in structure.paths:
+        kernel = f"{layer.path}/kernel"
+        if kernel not in kept:
             continue
-        axes = kept[structure.paths.index(f"{layer.path}/kernel")]
-        own = [leaf for path, leaf in zip(structure.paths, kept, strict=True) if _in(path, layer)]
-        # Every multiply-add belongs to an element of the kernel, each to equally many.
-        left = layer.macs * math.prod(int(k.sum()) for k in axes)
+        own = [path for path in kept if path.rpartition("/")[0] == layer.path]
+        whole = math.prod(map(len, kept[kernel]))
         layers.append(
             LayerChange(
                 path=layer.path,
                 group=None if layer.group is None else structure.groups[layer.group].name,
                 kernel=layer.kernel,
                 spatial=layer.spatial,
-                kept_inputs=axes[-2],
-                kept_outputs=axes[-1],
-                macs=(layer.macs, left // math.prod(map(len, axes))),
-                params=(layer.params, sum(math.prod(int(k.sum()) for k in leaf) for leaf in own)),
+                kept_inputs=kept[kernel][-2],
+                kept_outputs=kept[kernel][-1],
+                # Each element of the kernel takes part in equally many multiply-adds.
+                macs=(layer.macs, layer.macs * size(kernel) // whole),
+                params=(layer.params, sum(map(size, own))),
             )
         )
-    frozen = [(", ".join(frozen.layers), frozen.reason) for frozen in structure.frozen]
-    return Architecture(
-        tuple(map(int, image_shape)), structure.groups, tuple(layers), tuple(frozen)
-    )
-
-
-def _in(path: str, layer: Any) -> bool:
-    return path.rpartition("/")[0] == layer.path
+    frozen = tuple((", ".join(frozen.layers), frozen.reason) for frozen in structure.frozen)
+    shape = tuple(map(int, image_shape))
+    return Architecture(shape, structure.groups, tuple(layers), frozen)
 
 
 def to_json(architecture: Architecture) -> dict[str, Any]:
-    """What JSON keeps of it; what is kept of a layer is a string of 1 and 0."""
+    """What JSON keeps of it; the masks of a layer are strings of 1 and 0."""
     return {
-        "image_shape": list(architecture.image_shape),
+        **architecture._asdict(),
         "groups": [group._asdict() for group in architecture.groups],
         "layers": [
-            {
-                **layer._asdict(),
-                "kept_inputs": _as_text(layer.kept_inputs),
-                "kept_outputs": _as_text(layer.kept_outputs),
-            }
+            layer._asdict() | {name: _text(getattr(layer, name)) for name in _MASKS}
             for layer in architecture.layers
         ],
-        "frozen": [list(pair) for pair in architecture.frozen],
     }
 
 
@@ -120,40 +117,27 @@ def from_json(value: Mapping[str, Any]) -> Architecture:
     Raises:
         KeyError, TypeError, ValueError: It is something else.
     """
+    layers = []
+    for entry in value["layers"]:
+        masks = {name: np.array(list(entry[name]), int) == 1 for name in _MASKS}
+        layers.append(LayerChange(**_tuples(entry) | masks))
     return Architecture(
-        image_shape=tuple(map(int, value["image_shape"])),
-        groups=tuple(
-            Group(
-                name=str(group["name"]),
-                size=int(group["size"]),
-                layers=tuple(map(str, group["layers"])),
-                consumers=tuple(map(str, group["consumers"])),
-                carried=tuple(map(str, group["carried"])),
-            )
-            for group in value["groups"]
-        ),
-        layers=tuple(map(_layer, value["layers"])),
-        frozen=tuple((str(layers), str(reason)) for layers, reason in value["frozen"]),
+        image_shape=tuple(value["image_shape"]),
+        groups=tuple(Group(**_tuples(group)) for group in value["groups"]),
+        layers=tuple(layers),
+        frozen=tuple((layers, reason) for layers, reason in value["frozen"]),
     )
 
 
-def _layer(value: Mapping[str, Any]) -> LayerChange:
-    (macs, macs_left), (params, params_left) = value["macs"], value["params"]
-    return LayerChange(
-        path=str(value["path"]),
-        group=None if value["group"] is None else str(value["group"]),
-        kernel=tuple(map(int, value["kernel"])),
-        spatial=tuple(map(int, value["spatial"])),
-        kept_inputs=_as_mask(value["kept_inputs"]),
-        kept_outputs=_as_mask(value["kept_outputs"]),
-        macs=(int(macs), int(macs_left)),
-        params=(int(params), int(params_left)),
-    )
+_MASKS = ("kept_inputs", "kept_outputs")
 
 
-def _as_text(mask: np.ndarray) -> str:
+def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of JSON with its lists as tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }
+
+
+def _text(mask: np.ndarray) -> str:
     return "".join("1" if keep else "0" for keep in mask)
-
-
-def _as_mask(text: str) -> np.ndarray:
-    return np.array([{"1": True, "0": False}[digit] for digit in text])

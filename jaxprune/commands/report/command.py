@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxprune.commands.console import ended
+from jaxprune.commands import console
 from jaxprune.errors import UserError
 from jaxprune.files.run_folder import write_text
 
@@ -39,8 +39,13 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0, or 2 if something that was typed cannot work, with one line on stderr.
     """
-    options = tyro.cli(Arguments, prog=PROGRAM, description=__doc__, args=argv)
-    return ended(lambda: print(_write(options)))
+    return console.run(
+        Arguments,
+        lambda options: print(_write(options)),
+        argv,
+        program=PROGRAM,
+        description=str(__doc__),
+    )
 
 
 def _write(options: Arguments) -> Path:

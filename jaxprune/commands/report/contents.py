@@ -72,31 +72,32 @@ def of_run(path: Path) -> Contents:
     return of_result(path, read_json(path / RESULT))
 
 
-def of_result(path: Path, result: Mapping[str, Any]) -> Contents:
+def of_result(path: Path, result: Any) -> Contents:
     """Reads a run whose result is known already.
 
     Raises:
         UserError: A file of it is damaged.
     """
-    lacking = _lacking(result, _RESULT)
-    if lacking:
+    wrong = _wrong(result, _RESULT, "result")
+    if wrong:
         raise UserError(
-            f"{path / RESULT} is damaged or of another version: {lacking.lstrip('.')} is missing "
-            "or of the wrong kind"
+            f"{path / RESULT} is damaged or of another version: {wrong} is missing or of the wrong "
+            "kind"
         )
     settings = read_json(path / CONFIG)
     extra = read_json(path / REPORT) if (path / REPORT).is_file() else {}
+    seconds = read_json(path / TIMINGS) if (path / TIMINGS).is_file() else {}
     answer = _checkpoint(path / STATE / "answer") or {}
     own = answer.get("variables")
+    budgets = result["budgets"]
     try:
-        limit = 1.0 if len(result["budgets"]) > 1 else result["budgets"][0]["limit"]
         return Contents(
             name=path.resolve().name,
             settings=settings,
             command=_command(settings),
             result=result,
             metrics=[line for line in read_metrics(path / METRICS) if line["phase"] == "search"],
-            budget=float(extra.get("budget", limit)),
+            budget=float(extra.get("budget", 1.0 if len(budgets) > 1 else budgets[0]["limit"])),
             points={
                 name: (float(cost), float(accuracy))
                 for name, (cost, accuracy) in extra.get("points", {}).items()
@@ -106,12 +107,7 @@ def of_result(path: Path, result: Mapping[str, Any]) -> Contents:
             dense=_checkpoint(path / STATE / "pretrained") if own is None else own,
             own_weights=own is not None,
             pruned=_checkpoint(path / "model" / "arrays"),
-            seconds={
-                str(phase): float(seconds)
-                for phase, seconds in (
-                    read_json(path / TIMINGS) if (path / TIMINGS).is_file() else {}
-                ).items()
-            },
+            seconds={str(phase): float(taken) for phase, taken in seconds.items()},
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -134,72 +130,52 @@ def _command(settings: Mapping[str, Any]) -> str | None:
         return None
 
 
+def _kinds(kind: type, *names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, kind)
+
+
 _NETWORK = {
-    "test_accuracy": float,
-    "val_accuracy": float,
-    "params": int,
-    "macs": int,
-    "neurons": int,
-    "latency_ms": float,
+    **_kinds(float, "test_accuracy", "val_accuracy", "latency_ms"),
+    **_kinds(int, "params", "macs", "neurons"),
 }
 _PRUNED = {
     **_NETWORK,
-    "val_accuracy_before_finetuning": float,
-    "test_accuracy_before_finetuning": float,
+    **_kinds(float, "val_accuracy_before_finetuning", "test_accuracy_before_finetuning"),
     "widths": dict,
 }
+_BUDGET = {
+    **_kinds(str, "cost", "unit"),
+    **_kinds(float, "limit", "dense", "pruned", "share"),
+    "met": bool,
+}
 _RESULT = {
-    "method": str,
-    "model": str,
-    "dataset": str,
+    **_kinds(str, "method", "model", "dataset"),
     "seed": int,
     "feasible": bool,
-    "budgets": [
-        {
-            "cost": str,
-            "unit": str,
-            "limit": float,
-            "dense": float,
-            "pruned": float,
-            "share": float,
-            "met": bool,
-        }
-    ],
+    "budgets": [_BUDGET],
     "dense": _NETWORK,
     "pruned": _PRUNED,
     "baselines": {...: _PRUNED},
     "search": {
         "seconds": float,
-        "candidates": int,
-        "episodes": int,
-        "finalists": int,
-        "statistics": str,
-        "device": str,
+        **_kinds(int, "candidates", "episodes", "finalists"),
+        **_kinds(str, "statistics", "device"),
     },
     "compact_max_abs_difference": float,
 }
-"""What a report shows of result.json; the kind under ... is that of all other entries."""
+"""The kinds of what a report shows of result.json; that under ... is the kind of all entries."""
 
 
-def _lacking(value: Any, kind: Any) -> str:
-    """The first place where a value is not of its kind, "" if there is none."""
-    if isinstance(kind, dict):
-        if not isinstance(value, Mapping):
-            return "."
-        named = {name: inner for name, inner in kind.items() if name is not ...}
-        others = dict.fromkeys(value, kind[...]) if ... in kind else {}
-        places = (
-            (f".{name}", value.get(name), inner) for name, inner in {**others, **named}.items()
-        )
-    elif isinstance(kind, list):
-        if not isinstance(value, list) or not value:
-            return "."
-        places = ((f".{number}", entry, kind[0]) for number, entry in enumerate(value))
+def _wrong(value: Any, kind: Any, path: str) -> str:
+    """The path of the first place where a value is not of its kind, "" if there is none."""
+    if isinstance(kind, dict) and isinstance(value, Mapping):
+        kinds = dict.fromkeys(value, kind[...]) if ... in kind else kind
+        places = [(name, value.get(name), inner) for name, inner in kinds.items()]
+    elif isinstance(kind, list) and isinstance(value, list) and value:
+        places = [(number, entry, kind[0]) for number, entry in enumerate(value)]
+    elif isinstance(kind, type) and isinstance(value, (int, float) if kind is float else kind):
+        return ""
     else:
-        kinds = (int, float) if kind is float else kind
-        return "" if isinstance(value, kinds) else "."
-    for name, inner, inner_kind in places:
-        found = _lacking(inner, inner_kind)
-        if found:
-            return name + found.rstrip(".")
-    return ""
+        return path
+    found = (_wrong(inner, inner_kind, f"{path}.{name}") for name, inner, inner_kind in places)
+    return next(filter(None, found), "")

@@ -1,7 +1,7 @@
 """Drawings of a network as SVG: its layers to scale, and where its groups sit."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from jaxprune.commands.report.architecture import Architecture
 
 WIDTH = 960.0
-"""Units that the columns of a drawing may take; a unit is a pixel at most."""
+"""Units that the columns of a drawing may take; a unit is at most a pixel."""
 
 TALLEST = 150.0
 """The height of the widest layer."""
@@ -36,7 +36,7 @@ def layers(network: Architecture) -> Markup:
     room = WIDTH - len(columns) * (GAP + THINNEST)
     wide = min(100 / max(side for _, side, _, _ in columns), max(room, 0.2 * WIDTH) / max(sides, 1))
     widths = [max(THINNEST, wide * side) for _, side, _, _ in columns]
-    # Columns stand apart as far as their numbers need.
+    # Columns are as far apart as their numbers need.
     pitches = [max(block + GAP, 26 if len(columns) <= 30 else 14) for block in widths]
     left, total = 78.0, 78.0 + sum(pitches) + 30
     names = 12 + 5.2 * max(len(name) for name, *_ in columns)
@@ -46,21 +46,19 @@ def layers(network: Architecture) -> Markup:
         total, bottom + names, f"{len(network.layers)} layers before and after pruning, to scale"
     )
     for middle, word in zip(middles, ("before", "after"), strict=True):
-        _text(svg, 0, middle + 4, word, "label")
+        _text(svg, "label", 0, middle + 4, word)
     x = left
     for (name, side, before, after), block, pitch in zip(columns, widths, pitches, strict=True):
-        place = x + (pitch - block) / 2
         for middle, count, kind in ((middles[0], before, "was"), (middles[1], after, "left")):
+            place = x + (pitch - block) / 2
             if kind == "left":
-                _block(svg, place, middle, block, tall * before, "gone")
-            drawn = _block(svg, place, middle, block, tall * count, kind)
-            SubElement(
-                drawn, "title"
-            ).text = f"{name}: {count} of {before} channels, map of side {side}"
+                _block(svg, "gone", place, middle, block, tall * before)
+            title = f"{name}: {count} of {before} channels, map of side {side}"
+            _block(svg, kind, place, middle, block, tall * count, title)
             if len(columns) <= 30:
                 top = middle - tall * before / 2 - 5
-                _text(svg, x + pitch / 2, top, str(count), "count")
-        _slanted(svg, x + pitch / 2, bottom, name)
+                _text(svg, "count", x + pitch / 2, top, str(count))
+        _text(svg, "down", x + pitch / 2, bottom, name, slanted=True)
         x += pitch
     return _markup(svg)
 
@@ -82,24 +80,20 @@ def groups(network: Architecture, widths: Mapping[str, int]) -> Markup:
         names + 18 * len(network.groups) + 6,
         "Which layers make and read the channels of each group",
     )
-    for number, name in enumerate(columns):
-        _slanted(svg, left + pitch * (number + 0.5), names - 8, name, up=True)
+    place = {name: left + pitch * (number + 0.5) for number, name in enumerate(columns)}
+    for name, x in place.items():
+        _text(svg, "up", x, names - 8, name, slanted=True)
     for row, group in enumerate(network.groups):
         y = names + 18 * row + 6
-        _text(svg, 0, y + 4, labels[row], "name")
-        reach = [n for n, name in enumerate(columns) if name in {*group.layers, *group.consumers}]
+        _text(svg, "name", 0, y + 4, labels[row])
+        reach = [x for name, x in place.items() if name in {*group.layers, *group.consumers}]
         if reach:
-            ends = [str(left + pitch * (end + 0.5)) for end in (reach[0], reach[-1])]
-            SubElement(svg, "line", {"x1": ends[0], "x2": ends[1], "y1": str(y), "y2": str(y)}).set(
-                "class", "thread"
-            )
-        for number, name in enumerate(columns):
-            x = left + pitch * (number + 0.5)
-            makes, reads = name in group.layers, name in group.consumers
-            if reads:
-                _dot(svg, x, y, 6, "reads", f"{name} reads {group.name}")
-            if makes:
-                _dot(svg, x, y, 4, "makes", f"{name} makes {group.name}")
+            _add(svg, "line", "thread", x1=reach[0], x2=reach[-1], y1=y, y2=y)
+        for name, x in place.items():
+            if name in group.consumers:
+                _add(svg, "circle", "reads", f"{name} reads {group.name}", cx=x, cy=y, r=6)
+            if name in group.layers:
+                _add(svg, "circle", "makes", f"{name} makes {group.name}", cx=x, cy=y, r=4)
     return _markup(svg)
 
 
@@ -113,48 +107,40 @@ def _input(network: Architecture) -> tuple[str, int, int, int]:
 
 
 def _svg(width: float, height: float, title: str) -> Element:
-    svg = Element(
-        "svg",
-        {
-            "class": "drawing",
-            "role": "img",
-            "viewBox": f"0 0 {width:.0f} {height:.0f}",
-            # Never so small that its letters cannot be read: its box scrolls instead.
-            "style": f"width: {width:.0f}px; min-width: {0.75 * width:.0f}px",
-        },
-    )
+    # Never so small that its letters cannot be read: its box scrolls instead.
+    style = f"width: {width:.0f}px; min-width: {0.75 * width:.0f}px"
+    box = f"0 0 {width:.0f} {height:.0f}"
+    svg = Element("svg", {"class": "drawing", "role": "img", "viewBox": box, "style": style})
     SubElement(svg, "title").text = title
     return svg
 
 
-def _block(
-    svg: Element, x: float, middle: float, width: float, height: float, kind: str
-) -> Element:
-    sizes: Sequence[tuple[str, float]] = (
-        ("x", x),
-        ("y", middle - height / 2),
-        ("width", width),
-        ("height", height),
-    )
-    return SubElement(svg, "rect", {"class": kind, **{name: f"{v:.2f}" for name, v in sizes}})
-
-
-def _dot(svg: Element, x: float, y: float, radius: float, kind: str, title: str) -> None:
-    dot = SubElement(
-        svg, "circle", {"class": kind, "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": str(radius)}
-    )
-    SubElement(dot, "title").text = title
-
-
-def _text(svg: Element, x: float, y: float, text: str, kind: str) -> Element:
-    element = SubElement(svg, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "class": kind})
-    element.text = text
+def _add(svg: Element, tag: str, kind: str, title: str | None = None, **sizes: float) -> Element:
+    """Adds an element of a class of the page's style, with sizes to a hundredth."""
+    numbers = {name: f"{size:.2f}" for name, size in sizes.items()}
+    element = SubElement(svg, tag, {"class": kind, **numbers})
+    if title is not None:
+        SubElement(element, "title").text = title
     return element
 
 
-def _slanted(svg: Element, x: float, y: float, text: str, *, up: bool = False) -> None:
-    element = _text(svg, x, y, text, "up" if up else "down")
-    element.set("transform", f"rotate(-60 {x:.1f} {y:.1f})")
+def _block(
+    svg: Element,
+    kind: str,
+    x: float,
+    middle: float,
+    width: float,
+    height: float,
+    title: str | None = None,
+) -> None:
+    _add(svg, "rect", kind, title, x=x, y=middle - height / 2, width=width, height=height)
+
+
+def _text(svg: Element, kind: str, x: float, y: float, text: str, *, slanted: bool = False) -> None:
+    element = _add(svg, "text", kind, x=x, y=y)
+    element.text = text
+    if slanted:
+        element.set("transform", f"rotate(-60 {x:.1f} {y:.1f})")
 
 
 def _markup(svg: Element) -> Markup:

@@ -27,7 +27,7 @@ COLOURS = (ACCENT, PURPLE, BLUE, STAR, QUIET)
 
 SIZE = (3.7, 2.8)
 WIDE = (5.0, 4.2)
-"""Inches, so that letters of `SMALL` points can be read on a telephone's screen."""
+"""Inches, such that letters of `SMALL` points can be read on a phone."""
 
 TEXT = 10
 SMALL = 9
@@ -36,6 +36,9 @@ DASHES = (0, (4, 3))
 
 MANY = 1500
 """Points that are drawn one by one; more become an image, which stays small."""
+
+Points = Mapping[str, tuple[float, float]]
+"""{name in `MARKERS`: (cost, accuracy)}."""
 
 MARKERS: dict[str, tuple[str, str, str]] = {
     "dense": ("dense network", "", INK),
@@ -46,6 +49,8 @@ MARKERS: dict[str, tuple[str, str, str]] = {
     "pruned": ("answer", "*", STAR),
 }
 """{point: (label, marker, colour)}. The dense network is a level; the answer is last, on top."""
+
+_SEARCHED = "validation accuracy during the search"
 
 
 def widths(dense: Mapping[str, int], pruned: Mapping[str, int]) -> Figure:
@@ -64,15 +69,7 @@ def widths(dense: Mapping[str, int], pruned: Mapping[str, int]) -> Figure:
     axes.barh(rows, before, height=0.72, color=FAINT, label="before")
     axes.barh(rows, after, height=0.72, color=ACCENT, label="after")
     for row, was, left in zip(rows, before, after, strict=True):
-        axes.annotate(
-            f"{left} of {was}  ({left / was:.0%})",
-            (was, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=INK,
-        )
+        _note(axes, f"{left} of {was}  ({left / was:.0%})", (was, row), (5, 0), 8, va="center")
     axes.set_yticks(rows, names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, before.max() * 1.22)
@@ -84,12 +81,7 @@ def widths(dense: Mapping[str, int], pruned: Mapping[str, int]) -> Figure:
 
 
 def candidates(
-    cost: Any,
-    accuracy: Any,
-    points: Mapping[str, tuple[float, float]],
-    *,
-    budget: float,
-    cost_name: str,
+    cost: Any, accuracy: Any, points: Points, *, budget: float, cost_name: str
 ) -> Figure:
     """Accuracy against cost of every candidate, their Pareto front, the baselines and the answer.
 
@@ -97,94 +89,108 @@ def candidates(
 
     Args:
         cost: `[n]`, relative cost.
-        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1]; NaN for the
-            candidates that it was not measured for, which are left out.
-        points: {name in `MARKERS`: (cost, accuracy)}.
+        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1]; NaN where it was
+            not measured: such candidates are left out.
+        points: The dense network, the baselines and the answer.
         budget: The cost that was allowed.
         cost_name: What the relative cost is, for the axis.
     """
-    figure = Figure(figsize=WIDE, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _wide(cost_name, _SEARCHED)
     axes.axvline(budget, color=ACCENT, lw=1.2, label=f"budget {budget:g}")
-    count, seen = len(np.asarray(cost)), int(np.isfinite(np.asarray(accuracy)).sum())
+    cost, accuracy = np.asarray(cost), np.asarray(accuracy)
+    count, seen = len(cost), int(np.isfinite(accuracy).sum())
     label = f"{count} candidates" if seen == count else f"{seen} of {count} candidates"
-    axes.scatter(
-        cost, accuracy, s=14, color=QUIET, alpha=0.7, lw=0, label=label, rasterized=seen > MANY
-    )
+    _cloud(axes, cost, accuracy, label, many=seen > MANY)
     best = pareto.front(cost, accuracy)
-    axes.step(
-        np.asarray(cost)[best],
-        np.asarray(accuracy)[best],
-        where="post",
-        color=PURPLE,
-        lw=1.4,
-        marker=".",
-        label="Pareto front",
-    )
+    front: Any = {"where": "post", "lw": 1.4, "marker": ".", "label": "Pareto front"}
+    axes.step(cost[best], accuracy[best], color=PURPLE, **front)
+    _levels(axes, points, ["dense"])
     for name, (label, marker, colour) in MARKERS.items():
-        if name == "dense" and name in points:
-            axes.axhline(points[name][1], color=colour, lw=1, ls=DASHES, label=label)
-        elif name in points:
+        if name in points and name != "dense":
             size = 190 if marker == "*" else 60
-            axes.scatter(
-                *points[name],
-                s=size,
-                marker=marker,
-                color=colour,
-                edgecolor=PAPER,
-                lw=0.8,
-                zorder=3,
-                label=label,
-            )
+            _mark(axes, points[name], size, marker, colour, label)
     axes.margins(x=0.06)
-    axes.set_xlabel(plain(cost_name), fontsize=TEXT)
-    _accuracy_axis(axes)
-    _legend(figure)
-    _plain(axes)
-    return figure
+    return _with_legend(figure)
 
 
-def progress(
-    accuracy: Any,
-    feasible: Any,
-    points: Mapping[str, tuple[float, float]],
-    *,
-    rounds: Sequence[int] = (),
-) -> Figure:
+def progress(accuracy: Any, feasible: Any, points: Points, *, rounds: Sequence[int] = ()) -> Figure:
     """How the search went: every candidate in order, and the best feasible one so far.
 
     Args:
-        accuracy: `[n]`, validation accuracy as the search measured it, in [0, 1]; NaN for the
-            candidates that it was not measured for, which are left out.
+        accuracy: `[n]`, as in `candidates`.
         feasible: bool `[n]`, whether a candidate meets the budget.
-        points: {name in `MARKERS`: (cost, accuracy)}; the baselines become levels.
+        points: The dense network and the baselines, which are drawn as levels.
         rounds: Candidates after each iteration.
     """
     accuracy, feasible = np.asarray(accuracy), np.asarray(feasible, bool)
-    figure = Figure(figsize=WIDE, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _wide("candidates evaluated", _SEARCHED)
     number = np.arange(1, len(accuracy) + 1)
     if len(rounds) <= 60:  # more lines than that would be a grey area
         for count in rounds:
             axes.axvline(count + 0.5, color=FAINT, lw=0.8, zorder=0)
-    for name, (label, _, colour) in MARKERS.items():
-        if name in points and name != "pruned":
-            axes.axhline(points[name][1], color=colour, lw=1, ls=DASHES, label=label)
-    many = len(accuracy) > MANY
-    axes.scatter(
-        number, accuracy, s=14, color=QUIET, alpha=0.7, lw=0, label="candidate", rasterized=many
-    )
+    _levels(axes, points, [name for name in MARKERS if name != "pruned"])
+    _cloud(axes, number, accuracy, "candidate", many=len(accuracy) > MANY)
     counts = feasible & np.isfinite(accuracy)
     best = np.maximum.accumulate(np.where(counts, accuracy, -np.inf))
     known = np.isfinite(best)
     axes.step(number[known], best[known], where="post", color=STAR, lw=2, label="best so far")
     axes.set_xlim(0.5, max(len(accuracy), 1) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("candidates evaluated", fontsize=TEXT)
-    _accuracy_axis(axes)
-    _legend(figure)
-    _plain(axes)
-    return figure
+    return _with_legend(figure)
+
+
+def comparison(
+    runs: Points,
+    baselines: Mapping[str, Sequence[tuple[float, float]]],
+    dense: Sequence[float],
+    cost_name: str,
+) -> Figure:
+    """Test accuracy against cost of the answers of several runs; equal ones are one star.
+
+    Args:
+        runs: {label: (part of the dense cost, test accuracy after fine-tuning)}.
+        baselines: {name in `MARKERS`: the same for each run's baselines}.
+        dense: The test accuracies of the dense networks.
+        cost_name: What the cost is, for the axis.
+    """
+    figure, axes = _wide(cost_name, "test accuracy after fine-tuning")
+    for number, level in enumerate(sorted(set(dense))):
+        label = None if number else "dense network"
+        axes.axhline(level, color=INK, lw=1, ls=DASHES, label=label)
+    for name, pairs in baselines.items():
+        label, marker, colour = MARKERS[name]
+        costs, accuracies = np.array(pairs).T
+        axes.scatter(costs, accuracies, s=40, marker=marker, color=colour, alpha=0.7, label=label)
+    names: dict[tuple[float, float], list[str]] = {}
+    for name, point in runs.items():
+        names.setdefault(point, []).append(name)
+    for number, (point, here) in enumerate(names.items()):
+        _mark(axes, point, 150, "*", STAR, None if number else "answer")
+        text = ", ".join(here) if len(here) < 4 else f"{here[0]} and {len(here) - 1} more"
+        _note(axes, plain(text), point, (6, 5), SMALL)
+    axes.xaxis.set_major_formatter(_percent)
+    axes.margins(x=0.12, y=0.12)
+    return _with_legend(figure)
+
+
+def fronts(
+    of_runs: Mapping[str, tuple[Any, Any]], *, budgets: Sequence[float], cost_name: str
+) -> Figure:
+    """The Pareto fronts of the candidates of several runs.
+
+    Args:
+        of_runs: {label: (costs, accuracies) of the run's front, by rising cost}.
+        budgets: The relative costs that were allowed.
+        cost_name: What the relative cost is, for the axis.
+    """
+    figure, axes = _wide(cost_name, _SEARCHED)
+    for limit in sorted(set(budgets)):
+        axes.axvline(limit, color=QUIET, lw=1, label=f"budget {limit:g}")
+    for number, (name, front) in enumerate(of_runs.items()):
+        colour, dashes = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else DASHES
+        line: Any = {"where": "post", "marker": "o", "ms": 4, "label": plain(name)}
+        axes.step(*front, color=colour, ls=dashes, **line)
+    return _with_legend(figure)
 
 
 def learning(found: Sequence[Graph]) -> Figure:
@@ -216,42 +222,30 @@ def curve(graph: Graph) -> Figure:
 
 
 def _graph(axes: Axes, graph: Graph) -> None:
-    few = len(graph.lines) <= len(COLOURS)
+    count = len(graph.lines)
+    few = count <= len(COLOURS)
     axes.margins(y=0.08)
     for number, line in enumerate(graph.lines):
-        # Many lines, in the order of the network: from faint to strong.
-        shade = 1.0 if few else 0.15 + 0.6 * number / len(graph.lines)
         mean = line.label == "mean" and graph.curve.mean
         colour = STAR if mean else COLOURS[number % len(COLOURS)] if few else INK
-        ends = number in (0, len(graph.lines) - 1) or mean or few
         axes.plot(
             graph.steps,
             line.values,
             color=colour,
-            alpha=shade if not mean else 1,
+            # Many lines, in the order of the network: from faint to strong.
+            alpha=1 if few or mean else 0.15 + 0.6 * number / count,
             lw=2 if mean else 1.4,
             marker="." if len(graph.steps) < 20 else None,
-            label=plain(line.label) if ends else None,
+            label=plain(line.label) if few or mean or number in (0, count - 1) else None,
         )
     for number, level in enumerate(graph.levels):
-        axes.axhline(
-            level.values[-1],
-            color=COLOURS[number % len(COLOURS)],
-            lw=1,
-            ls=DASHES,
-            label=f"limit {level.values[-1]:.3g}",
-        )
+        limit, colour = level.values[-1], COLOURS[number % len(COLOURS)]
+        axes.axhline(limit, color=colour, lw=1, ls=DASHES, label=f"limit {limit:.3g}")
     for change in graph.changes:
         axes.axvline(change, color=QUIET, lw=0.8, zorder=0)
-    if len(graph.lines) + len(graph.levels) > 1:
-        axes.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.22),
-            frameon=False,
-            fontsize=SMALL,
-            labelcolor=INK,
-            ncols=3,
-        )
+    if count + len(graph.levels) > 1:
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)}
+        axes.legend(**place, **_LEGEND)
     if graph.curve.percent:
         axes.yaxis.set_major_formatter(_percent)
         bottom, top = axes.get_ylim()
@@ -262,116 +256,62 @@ def _graph(axes: Axes, graph: Graph) -> None:
     _plain(axes)
 
 
-def comparison(
-    runs: Mapping[str, tuple[float, float]],
-    baselines: Mapping[str, Sequence[tuple[float, float]]],
-    dense: Sequence[float],
-    cost_name: str,
-) -> Figure:
-    """Test accuracy against cost of the answers of several runs; equal ones are one star.
-
-    Args:
-        runs: {label: (part of the dense cost, test accuracy after fine-tuning)}.
-        baselines: {name in `MARKERS`: the same of each run's baselines}.
-        dense: The test accuracies of the dense networks.
-        cost_name: What the cost is, for the axis.
-    """
-    figure = Figure(figsize=WIDE, layout="constrained")
-    axes = figure.subplots()
-    for number, level in enumerate(sorted(set(dense))):
-        label = "dense network" if number == 0 else None
-        axes.axhline(level, color=INK, lw=1, ls=DASHES, label=label)
-    for name, pairs in baselines.items():
-        label, marker, colour = MARKERS[name]
-        costs, accuracies = np.array(pairs).T
-        axes.scatter(costs, accuracies, s=40, marker=marker, color=colour, alpha=0.7, label=label)
-    names: dict[tuple[float, float], list[str]] = {}
-    for name, point in runs.items():
-        names.setdefault(point, []).append(name)
-    for number, ((cost, accuracy), here) in enumerate(names.items()):
-        axes.scatter(
-            cost,
-            accuracy,
-            s=150,
-            marker="*",
-            color=STAR,
-            edgecolor=PAPER,
-            lw=0.8,
-            zorder=3,
-            label=None if number else "answer",
-        )
-        axes.annotate(
-            plain(", ".join(here) if len(here) < 4 else f"{here[0]} and {len(here) - 1} more"),
-            (cost, accuracy),
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=SMALL,
-            color=INK,
-        )
-    axes.set_xlabel(plain(cost_name), fontsize=TEXT)
-    axes.xaxis.set_major_formatter(_percent)
-    axes.set_ylabel("test accuracy after fine-tuning", fontsize=TEXT)
-    axes.yaxis.set_major_formatter(_percent)
-    axes.margins(x=0.12, y=0.12)
-    _legend(figure)
-    _plain(axes)
-    return figure
-
-
-def fronts(
-    of_runs: Mapping[str, tuple[Any, Any]], *, budgets: Sequence[float], cost_name: str
-) -> Figure:
-    """The Pareto fronts of the candidates of several runs.
-
-    Args:
-        of_runs: {label: (costs, accuracies) of the run's front, by rising cost}.
-        budgets: The relative costs that were allowed.
-        cost_name: What the relative cost is, for the axis.
-    """
-    figure = Figure(figsize=WIDE, layout="constrained")
-    axes = figure.subplots()
-    for limit in sorted(set(budgets)):
-        axes.axvline(limit, color=QUIET, lw=1, label=f"budget {limit:g}")
-    for number, (name, (cost, accuracy)) in enumerate(of_runs.items()):
-        colour, dashes = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else DASHES
-        axes.step(
-            cost,
-            accuracy,
-            where="post",
-            color=colour,
-            ls=dashes,
-            marker="o",
-            ms=4,
-            label=plain(name),
-        )
-    axes.set_xlabel(plain(cost_name), fontsize=TEXT)
-    _accuracy_axis(axes)
-    _legend(figure)
-    _plain(axes)
-    return figure
-
-
 def plain(name: str) -> str:
     """A name as matplotlib shows it letter by letter: no formula, and not hidden in a legend."""
     text = name.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def _percent(value: float, _: Any) -> str:
-    return f"{round(100 * value, 6):g} %"
+_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": INK, "ncols": 3}
 
 
-def _legend(figure: Figure) -> None:
-    """Below the axes, where it leaves a narrow page its width."""
-    figure.legend(
-        loc="outside lower center", frameon=False, fontsize=SMALL, labelcolor=INK, ncols=3
-    )
-
-
-def _accuracy_axis(axes: Axes) -> None:
-    axes.set_ylabel("validation accuracy during the search", fontsize=TEXT)
+def _wide(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure with an accuracy as its vertical axis."""
+    figure = Figure(figsize=WIDE, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(plain(xlabel), fontsize=TEXT)
+    axes.set_ylabel(ylabel, fontsize=TEXT)
     axes.yaxis.set_major_formatter(_percent)
     axes.margins(y=0.08)
+    _plain(axes)
+    return figure, axes
+
+
+def _with_legend(figure: Figure) -> Figure:
+    """The legend stands below the axes, where it leaves a narrow page its width."""
+    figure.legend(loc="outside lower center", **_LEGEND)
+    return figure
+
+
+def _cloud(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, *, many: bool) -> None:
+    axes.scatter(x, y, s=14, color=QUIET, alpha=0.7, lw=0, label=label, rasterized=many)
+
+
+def _levels(axes: Axes, points: Points, names: Sequence[str]) -> None:
+    """Dashed lines at the accuracies of points."""
+    for name in names:
+        if name in points:
+            label, _, colour = MARKERS[name]
+            axes.axhline(points[name][1], color=colour, lw=1, ls=DASHES, label=label)
+
+
+def _mark(
+    axes: Axes, point: tuple[float, float], size: int, marker: str, colour: str, label: str | None
+) -> None:
+    look: Any = {"edgecolor": PAPER, "lw": 0.8, "zorder": 3}
+    axes.scatter(*point, s=size, marker=marker, color=colour, label=label, **look)
+
+
+def _note(
+    axes: Axes, text: str, point: Any, offset: tuple[int, int], size: int, **more: Any
+) -> None:
+    """Text beside a point, the offset in points."""
+    more |= {"xytext": offset, "textcoords": "offset points", "fontsize": size, "color": INK}
+    axes.annotate(text, point, **more)
+
+
+def _percent(value: float, _: Any) -> str:
+    return f"{round(100 * value, 6):g} %"
 
 
 def _plain(axes: Axes, grid: Literal["x", "y"] = "y") -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from jaxprune.commands.report.architecture import Architecture, LayerChange
 
 MOST_FILTERS = 60
-"""That are shown of the kept ones, and of the removed ones."""
+"""Filters that are shown, of the kept and of the removed ones each."""
 
 MOST_LAYERS = 12
 FINEST = 192
@@ -20,13 +20,7 @@ FINEST = 192
 
 
 class Picture(NamedTuple):
-    """An image for a page.
-
-    Attributes:
-        source: A data URI.
-        width: In pixels, as it is meant to be shown.
-        height: In pixels.
-    """
+    """An image for a page: a data URI, and its size in pixels as shown."""
 
     source: str
     width: int
@@ -45,8 +39,8 @@ class Filters(NamedTuple):
 
     Attributes:
         layer: The layer's path.
-        kept: Those that stay, of more than `MOST_FILTERS` the first.
-        removed: Those that went, of more than `MOST_FILTERS` the first.
+        kept: Those that stay, at most the first `MOST_FILTERS`.
+        removed: Those that went, at most the first `MOST_FILTERS`.
         counts: How many stay, and how many went.
     """
 
@@ -57,7 +51,7 @@ class Filters(NamedTuple):
 
 
 class HeatMap(NamedTuple):
-    """The weights of a layer before and after, both to the same scale of colours.
+    """The weights of a layer before and after, with one scale of colours.
 
     Attributes:
         layer: The layer's path.
@@ -71,16 +65,16 @@ class HeatMap(NamedTuple):
     layer: str
     before: Picture
     after: Picture
-    shape: tuple[int, int]
-    block: tuple[int, int]
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
     largest: float
 
 
 def first_filters(network: Architecture, dense: Mapping[str, Any]) -> Filters | None:
     """The filters of the first layer, or None if they are no images.
 
-    The filters of a convolution of one or three channels are shown as they are, of others the mean
-    over the channels; the weights of a matrix product that reads the image, as an image.
+    Filters of a convolution of one or three channels are shown as they are, others as the mean over
+    their channels; the weights of a matrix product that reads the image are shown as an image.
 
     Args:
         network: What was kept.
@@ -98,13 +92,12 @@ def first_filters(network: Architecture, dense: Mapping[str, Any]) -> Filters | 
         kernel = kernel.mean(2, keepdims=True)
     scale = float(np.abs(kernel).max()) or 1.0
     grey = np.round(127.5 + 127.5 * kernel / scale).astype(np.uint8)
+    if grey.shape[2] == 1:
+        grey = grey[:, :, 0]
 
     def shown(chosen: np.ndarray) -> list[Filter]:
         numbers = np.flatnonzero(chosen)[:MOST_FILTERS].tolist()
-        return [
-            Filter(n, _picture(grey[..., 0, n] if grey.shape[2] == 1 else grey[..., n], size=44))
-            for n in numbers
-        ]
+        return [Filter(number, _picture(grey[..., number], size=44)) for number in numbers]
 
     kept = first.kept_outputs
     return Filters(first.path, shown(kept), shown(~kept), (int(kept.sum()), int((~kept).sum())))
@@ -113,10 +106,10 @@ def first_filters(network: Architecture, dense: Mapping[str, Any]) -> Filters | 
 def heat_maps(
     network: Architecture, dense: Mapping[str, Any], pruned: Mapping[str, Any]
 ) -> list[HeatMap]:
-    """Heat maps of the layers, of many the `MOST_LAYERS` that had the most weights.
+    """Heat maps of the layers; of many, the `MOST_LAYERS` that had the most weights.
 
     After Figures 12 and 13 of ACNN (Mathematics 2023), which show a layer's weights before and
-    after; here with the magnitudes, and averaged over the window of a convolution.
+    after; here their magnitudes, averaged over the window of a convolution.
 
     Args:
         network: What was kept.
@@ -136,17 +129,11 @@ def _heat_map(layer: LayerChange, before: np.ndarray, after: np.ndarray) -> Heat
     whole = _magnitudes(before)
     left = np.full(whole.shape, np.nan)
     left[np.ix_(layer.kept_inputs, layer.kept_outputs)] = _magnitudes(after)
-    rows, columns = (-(-size // FINEST) for size in whole.shape)
-    coarse, coarse_left = _averaged(whole, rows, columns), _averaged(left, rows, columns)
-    top = float(max(np.nanmax(coarse), np.nanmax(coarse_left))) or 1.0
-    return HeatMap(
-        layer.path,
-        _picture(_colours(coarse / top), size=220),
-        _picture(_colours(coarse_left / top), size=220),
-        (whole.shape[0], whole.shape[1]),
-        (rows, columns),
-        top,
-    )
+    block = tuple(-(-size // FINEST) for size in whole.shape)
+    coarse = [_averaged(matrix, *block) for matrix in (whole, left)]
+    top = float(np.nanmax(coarse)) or 1.0
+    before_map, after_map = (_picture(_colours(values / top), size=220) for values in coarse)
+    return HeatMap(layer.path, before_map, after_map, whole.shape, block, top)
 
 
 def _kernel(variables: Mapping[str, Any], path: str) -> np.ndarray | None:
@@ -166,14 +153,11 @@ def _magnitudes(kernel: np.ndarray) -> np.ndarray:
 
 def _averaged(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Means over blocks of what is there; NaN where nothing is."""
-    ends = -(-matrix.shape[0] // rows) * rows, -(-matrix.shape[1] // columns) * columns
-    padded = np.full(ends, np.nan)
-    padded[: matrix.shape[0], : matrix.shape[1]] = matrix
-    blocks = padded.reshape(ends[0] // rows, rows, ends[1] // columns, columns)
-    known = np.isfinite(blocks)
-    count = known.sum((1, 3))
-    total = np.where(known, blocks, 0).sum((1, 3))
-    return np.where(count, total / np.maximum(count, 1), np.nan)
+    height, width = matrix.shape
+    missing = ((0, -height % rows), (0, -width % columns))
+    padded = np.pad(matrix.astype(float), missing, constant_values=np.nan)
+    blocks = padded.reshape(-(-height // rows), rows, -(-width // columns), columns)
+    return np.ma.masked_invalid(blocks).mean((1, 3)).filled(np.nan)
 
 
 def _colours(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Numbers and names of a result in words, for every form of the report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 COSTS = {"macs": "multiply-adds", "params": "parameters", "neurons": "neurons"}
 """{cost that every row of a result has: its name in words}."""
@@ -13,7 +13,7 @@ NETWORKS = {
     "random": "random",
     "uniform": "uniform, same criterion",
 }
-"""{row of a result: what it is called}; the answer is called by its method."""
+"""{row of a result: its name in words}; the answer is named after its method."""
 
 METHODS = {
     "mcts": "Monte Carlo tree search",
@@ -31,6 +31,29 @@ METHODS = {
 """{method: its name in words}."""
 
 
+class Network(NamedTuple):
+    """A row of a result.
+
+    Attributes:
+        name: In words.
+        numbers: The row.
+        answer: Whether it is the network that the search found.
+    """
+
+    name: str
+    numbers: Mapping[str, Any]
+    answer: bool
+
+
+def networks(result: Mapping[str, Any]) -> list[Network]:
+    """The dense network, the answer and the baselines."""
+    rows = {"dense": result["dense"], "pruned": result["pruned"], **result["baselines"]}
+    return [
+        Network(NETWORKS.get(key, result["method"]), row, key == "pruned")
+        for key, row in rows.items()
+    ]
+
+
 def cost_name(cost: str) -> str:
     """A cost in words; one of the user's own by its name."""
     return COSTS.get(cost, cost)
@@ -42,7 +65,7 @@ def percent(value: float, digits: int = 2) -> str:
 
 
 def amount(value: float) -> str:
-    """A whole number with separators, another one with four digits."""
+    """A whole number with separators, any other with four digits."""
     return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
@@ -53,6 +76,11 @@ def points(change: float) -> str:
     return f"{abs(change):.2f} points {'above' if change > 0 else 'below'}"
 
 
+def change(result: Mapping[str, Any]) -> float:
+    """How much test accuracy the answer gains over the dense network, in percentage points."""
+    return 100 * (result["pruned"]["test_accuracy"] - result["dense"]["test_accuracy"])
+
+
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
     if seconds < 60:
@@ -61,6 +89,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def asked(row: Mapping[str, Any]) -> str:
+    """How much of a cost may remain, from an entry of result["budgets"]."""
+    name = cost_name(row["cost"])
+    if row.get("amount") is None:
+        return f"{100 * row['limit']:.4g}% of its {name}"
+    unit = row["unit"] or name
+    return f"{amount(row['amount'])} {unit}" + ("" if unit == name else f" of {name}")
 
 
 def budget(row: Mapping[str, Any]) -> str:

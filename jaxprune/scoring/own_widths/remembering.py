@@ -1,4 +1,4 @@
-"""Scores that are looked up where a candidate was scored before."""
+"""Scores that are looked up if a candidate was scored before."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,11 +13,11 @@ MOST = 2**16
 
 
 class Remembering:
-    """Scores candidates, each once.
+    """Scores each candidate once.
 
-    Searches come back to networks that they know: after its first layers two episodes often are the
-    same. Only for what scores a candidate the same whatever it is scored with, as `Evaluator` does;
-    then a search that is resumed, and remembers nothing, goes on bit for bit.
+    Searches come back to networks that they know: after its first layers, two episodes are often
+    the same. Only for evaluators that score a candidate the same whatever is scored with it, such
+    as `Evaluator`: then a search that is resumed, and remembers nothing, goes on bit for bit.
 
     Args:
       evaluate: masks [K, N] -> scores [K].

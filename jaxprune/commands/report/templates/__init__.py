@@ -1,4 +1,4 @@
-"""The templates of the HTML pages, and how they are filled."""
+"""The templates of the report's pages, and how they are filled."""
 
 import functools
 from typing import Any
@@ -11,19 +11,21 @@ from jaxprune.version import __version__
 GENERATOR = "jaxprune"
 """What the pages name as their maker."""
 
+FILTERS = ("amount", "asked", "budget", "change", "cost_name", "duration", "percent", "points")
+"""The functions of `wording` that templates use."""
+
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jaxprune.commands.report"),
-        autoescape=True,  # names of costs, layers and folders are the user's
+        # Names of costs, layers and folders are the user's.
+        autoescape=lambda name: not str(name).endswith(".md"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=wording.percent, amount=wording.amount, duration=wording.duration
-    )
+    environment.filters.update({name: getattr(wording, name) for name in FILTERS})
     return environment
 
 
