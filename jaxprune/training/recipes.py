@@ -21,17 +21,29 @@ class Recipe:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with Nesterov momentum, or AdamW."""
     learning_rate: float = 0.1
-    """The peak of the schedule: linear warmup, then cosine decay to 0."""
+    """The peak of the schedule: linear warmup, then decay to 0."""
     momentum: float = 0.9
     """Momentum of SGD; AdamW keeps its own betas (0.9, 0.999)."""
     weight_decay: float = 5e-4
     """Decay of kernels; biases, BatchNorm scales and other vectors are left alone."""
     warmup: float = 0.0
     """Epochs of linear warmup; a fraction is allowed."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warmup."""
     label_smoothing: float = 0.0
     """Share of the target probability spread evenly over all classes, in [0, 1)."""
     augment: Augmentation = "none"
     """How images are changed at random before each step (`data.augment`)."""
+    mirror: Literal["random", "alternating"] = "random"
+    """Which images an augmentation mirrors: each with probability one half, or each in every other
+    epoch, so that two epochs show every image both ways (Jordan, arXiv 2404.00498)."""
+    average: float = 0.0
+    """Decay per step of an exponential mean of all variables, in [0, 1); with one above 0 the mean
+    is the result, and not the last weights."""
+    distill: float = 0.0
+    """Weight of a teacher's answers in the loss, in [0, 1]; that of the labels is the rest."""
+    temperature: float = 4.0
+    """What the logits of teacher and network are divided by before they are compared."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the computation; parameters stay float32. Auto: bfloat16 except on a CPU."""
 
@@ -54,6 +66,11 @@ class Recipe:
                 self.augment in get_args(Augmentation),
                 " or ".join(get_args(Augmentation)),
             ),
+            "decay": (self.decay in ("cosine", "linear"), "cosine or linear"),
+            "mirror": (self.mirror in ("random", "alternating"), "random or alternating"),
+            "average": (0 <= self.average < 1, "in [0, 1)"),
+            "distill": (0 <= self.distill <= 1, "in [0, 1]"),
+            "temperature": (self.temperature > 0, "above 0"),
             "precision": (
                 self.precision in ("auto", "float32", "bfloat16"),
                 "auto, float32 or bfloat16",
@@ -72,7 +89,7 @@ class Recipe:
 
 
 def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
-    """The learning rate of each step: linear warmup from 0, then cosine decay to 0.
+    """The learning rate of each step: linear warmup from 0, then decay to 0.
 
     Args:
         recipe: How to fit.
@@ -83,7 +100,11 @@ def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
     """
     total = max(1, recipe.epochs * steps)
     warmup = min(round(recipe.warmup * steps), total - 1)
-    decay = optax.cosine_decay_schedule(recipe.learning_rate, total - warmup)
+    decay = (
+        optax.cosine_decay_schedule(recipe.learning_rate, total - warmup)
+        if recipe.decay == "cosine"
+        else optax.linear_schedule(recipe.learning_rate, 0.0, total - warmup)
+    )
     if not warmup:
         return decay
     rise = optax.linear_schedule(0.0, recipe.learning_rate, warmup)
