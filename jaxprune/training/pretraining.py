@@ -60,6 +60,7 @@ def pretrained(
     progress: Progress | None = None,
     save_every: float = 10.0,
     mesh: Mesh | None = None,
+    unfinished: Path | None = None,
 ) -> Variables:
     """A network fitted to the train split of a dataset, from the cache if it was made before.
 
@@ -80,6 +81,7 @@ def pretrained(
         save_every: Seconds after which a position is worth saving.
         mesh: As in `fit`. Several processes use a network that was made before if all of them find
             it, and do not go on with interrupted pretraining.
+        unfinished: The file of the position; by default one in the cache.
 
     Returns:
         The variables.
@@ -97,7 +99,7 @@ def pretrained(
     if devices.everywhere(found is not None):
         return jax.tree.map(jnp.asarray, devices.as_first(found))
 
-    unfinished = Kept(unfinished_file(folder / name), save_every)
+    keep = Kept(unfinished or unfinished_file(folder / name), save_every)
     variables, _ = fit(
         network.apply_train,
         network.init(init_key),
@@ -107,11 +109,11 @@ def pretrained(
         fit_key,
         progress=progress,
         mesh=mesh,
-        keep=unfinished,
+        keep=keep,
     )
     with suppress(OSError):
         arrays.save(folder / name, variables, facts)
-    unfinished.remove()
+    keep.remove()
     return variables
 
 
@@ -164,6 +166,15 @@ def halve(variables: Variables) -> Variables:
     return jax.tree.map(narrow, variables)
 
 
+def widen(variables: Variables, like: Variables) -> Variables:
+    """The inverse of `halve`, as far as there is one: float16 as the types of `like`."""
+
+    def wide(leaf: np.ndarray, wanted: Any) -> np.ndarray:
+        return leaf.astype(wanted.dtype) if leaf.dtype == np.float16 else leaf
+
+    return jax.tree.map(wide, variables, like)
+
+
 def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
     """Writes a network that is to travel, in half precision.
 
@@ -184,9 +195,5 @@ def _read(path: Path, like: Any) -> Variables | None:
     except UserError:
         return None
 
-    def widen(leaf: np.ndarray, wanted: Any) -> np.ndarray:
-        half = leaf.dtype == np.float16 and wanted.dtype == np.float32
-        return leaf.astype(np.float32) if half else leaf
-
-    tree = jax.tree.map(widen, tree, like)
+    tree = widen(tree, like)
     return tree if kinds(tree) == kinds(like) else None
