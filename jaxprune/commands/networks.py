@@ -139,7 +139,14 @@ def make(
                 split: training.accuracy(network.apply, half, getattr(dataset, split), preprocess)
                 for split in ("validation", "test")
             },
-            "command": _command(model, dataset_name, recipe_name, epochs, examples, seed),
+            "command": command(
+                words(
+                    *(model, dataset_name, recipe_name),
+                    epochs=epochs,
+                    examples=examples,
+                    seed=seed,
+                )
+            ),
             "device": device(),
             "versions": versions(),
         }
@@ -208,19 +215,25 @@ def _list(options: argparse.Namespace) -> None:
         print(f"{path}: seed {facts['seed']}{accuracy}; {recipe or 'the defaults of Recipe'}")
 
 
-def _command(
+def words(
     model: str,
     dataset: str,
-    recipe: str,
-    epochs: int | None,
-    examples: int | None,
-    seed: int,
-) -> str:
-    """What to type to make the same file."""
-    words = [*("--model", model, "--dataset", dataset, "--recipe", recipe)]
+    recipe: str = "default",
+    *,
+    epochs: int | None = None,
+    examples: int | None = None,
+    seed: int = 0,
+) -> tuple[str, ...]:
+    """The options of `make` for a network, without places."""
+    given = [*("--model", model, "--dataset", dataset, "--recipe", recipe)]
     for option, value in (("--epochs", epochs), ("--examples", examples)):
-        words += [] if value is None else [option, str(value)]
-    return f"{PROGRAM} make {shlex.join([*words, '--seed', str(seed), '--out', '.'])}"
+        given += [] if value is None else [option, str(value)]
+    return (*given, "--seed", str(seed))
+
+
+def command(options: Sequence[str]) -> str:
+    """What to type to make a network's file in the folder where it is typed."""
+    return f"{PROGRAM} make {shlex.join([*options, '--out', '.'])}"
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def fit(
     for epoch in range(first, recipe.epochs):
 
         def after_step(step: int, state: TrainState, part: Metrics, epoch: int = epoch) -> None:
-            if keep is not None and keep.due():
+            if keep is not None and keep.due(part):
                 keep.save(Position(epoch, Begun(step, part), state, tuple(history)))
 
         state, metrics = loop.epoch(epoch, state, begun=begun, after_step=after_step)
@@ -96,7 +96,7 @@ def fit(
         history.append(metrics)
         if progress is not None:
             progress(epoch + 1, metrics.as_floats())
-        if keep is not None and keep.due():
+        if keep is not None and keep.due(metrics):
             keep.save(Position(epoch + 1, None, state, tuple(history)))
     columns = np.asarray(jax.device_get(history), np.float32).reshape(-1, 2)
     return devices.gather(state.fitted, mesh), History(*columns.T)

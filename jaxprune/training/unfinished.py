@@ -14,6 +14,9 @@ from jaxprune.errors import UserError
 from jaxprune.files import arrays
 from jaxprune.training.loop import Begun, Metrics, TrainState
 
+AHEAD = 0.5
+"""Seconds between two moments at which the device has no step to take, as far as steps are short."""
+
 
 class Position(NamedTuple):
     """Where a training stands.
@@ -46,6 +49,7 @@ class Kept:
         self.path = path
         self.every = every
         self._next = time.monotonic() + every
+        self._wait = time.monotonic()
 
     def load(self, state: TrainState) -> Position | None:
         """The position in the file, or None if there is none that is whole and fits.
@@ -70,8 +74,18 @@ class Kept:
             tuple(Metrics(*epoch) for epoch in done),
         )
 
-    def due(self) -> bool:
-        """Whether it is time to save."""
+    def due(self, metrics: Metrics) -> bool:
+        """Whether it is time to save.
+
+        Waits for the device now and then: steps are handed to it long before it takes them, and
+        saving has to wait for all of them.
+
+        Args:
+            metrics: What the last step gave.
+        """
+        if time.monotonic() >= self._wait:
+            jax.block_until_ready(metrics)
+            self._wait = time.monotonic() + AHEAD
         return time.monotonic() >= self._next
 
     def save(self, position: Position) -> None:
