@@ -7,11 +7,14 @@ order, on any machine.
 """
 
 import argparse
+import fcntl
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -41,33 +44,76 @@ class Row(NamedTuple):
         return " ".join(["python -m jaxprune.run", *self.words])
 
 
-def make(row: Row, runs: Path, results: Path) -> None:
-    """Runs a row, or goes on with it, unless its result is there."""
+def make(row: Row, runs: Path, results: Path, until: float | None = None) -> bool:
+    """Runs a row, or goes on with it, unless its result is there.
+
+    Args:
+        row: What to run.
+        runs: The folder of the runs.
+        results: The folder of the lines.
+        until: As in `run`.
+
+    Returns:
+        Whether the result is there now; otherwise the time was up.
+    """
     if read(row, results) is not None:
-        return
+        return True
     out = runs / row.name
     if not (out / "result.json").exists():
         begun = (out / "config.json").exists()
         words = ["--resume"] if begun else list(row.words)
-        _run(["--out", str(out), *words], runs / "cache")
+        code = run(["jaxprune.run", "--out", str(out), *words], runs / "cache", until)
+        if code is None:
+            return False
+        if code:
+            sys.exit(code)
     result = json.loads((out / "result.json").read_text())
     versions = json.loads((out / "config.json").read_text())["versions"]
     found = {"command": row.command, "versions": versions, **result}
     if row.curves:
         found["curves"] = _columns(out / "metrics.jsonl")
+    timings = out / "timings.json"
+    found["seconds"] = round(sum(json.loads(timings.read_text()).values()), 1)
     add(row.name, found, results)
+    return True
 
 
-def _run(words: Sequence[str], cache: Path) -> None:
-    """Runs the command; where it fails or is interrupted, it has said why, and this ends, too."""
-    command = [sys.executable, "-m", "jaxprune.run", *words]
-    with subprocess.Popen(command, env={"JAXPRUNE_CACHE": str(cache), **os.environ}) as process:
+GRACE = 30.0
+"""Seconds that a process is given to end after it was asked to."""
+
+
+def run(words: Sequence[str], cache: Path, until: float | None = None) -> int | None:
+    """Runs `python -m` with some words.
+
+    Args:
+        words: The module and its options.
+        cache: jaxprune's cache, unless the environment names one.
+        until: Reading of `time.monotonic` at which the process is asked to end, as by Ctrl-C, and
+            made to a little later; None: it ends by itself.
+
+    Returns:
+        Its exit code, with which it has said why where it is not 0; None if the time was up.
+    """
+    command = [sys.executable, "-m", *words]
+    environment = {"JAXPRUNE_CACHE": str(cache), **os.environ}
+    with subprocess.Popen(command, env=environment) as process:
         try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the run has got it as well, and ends in its own time
-            code = process.wait()
-    if code:
-        sys.exit(code)
+            return process.wait(None if until is None else max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return None
+        except KeyboardInterrupt:  # the process has got it as well, and ends in its own time
+            return process.wait()
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process, which keeps what it has done so far."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def read(row: Row, results: Path) -> dict[str, Any] | None:
@@ -110,13 +156,18 @@ def _parsed(kept: Path, changed: int) -> dict[str, dict[str, Any]]:
 
 
 def add(name: str, found: dict[str, Any], results: Path) -> None:
-    """Writes a row's line; the file is replaced as a whole, so that none is ever cut."""
+    """Writes a row's line; the file is replaced as a whole, so that none is ever cut or lost."""
     results.mkdir(parents=True, exist_ok=True)
     kept = results / ROWS
-    before = kept.read_text() if kept.exists() else ""
-    whole = kept.with_suffix(".new")
-    whole.write_text(before + json.dumps({"name": name, **found}) + "\n")
-    whole.replace(kept)
+    folder = os.open(results, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # another experiment may write beside this one
+        before = kept.read_text() if kept.exists() else ""
+        whole = kept.with_suffix(".new")
+        whole.write_text(before + json.dumps({"name": name, **found}) + "\n")
+        whole.replace(kept)
+    finally:
+        os.close(folder)
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:

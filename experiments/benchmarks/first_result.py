@@ -240,8 +240,7 @@ def _of_network(name: str, ways: Mapping[str, Sequence[Any]]) -> list[str]:
     every = tuple(ours[0]["seconds"])
     for step in every:
         lines.append(
-            f"| {step} | {seconds(ours, [step])} | {programs([step])} "
-            f"| {seconds(theirs, [step])} |"
+            f"| {step} | {seconds(ours, [step])} | {programs([step])} | {seconds(theirs, [step])} |"
         )
         if step == PRUNING[-1]:
             lines.append(f"| the last three, in one step | | | {seconds(theirs, [ONE_STEP])} |")

@@ -122,6 +122,17 @@ class RunConfig:
     examples: _OptionalInt = None
     """At most so many images of each split, for a quick try with rough numbers; by default all."""
 
+    recipe: _Name = "default"
+    """How much time training may take: short, default, or paper, the published length; it makes a
+    difference for convolutional networks on cifar10 (12, 50 or 200 epochs)."""
+
+    distill: float = 0.0
+    """While pruned networks are fine-tuned, the weight of the dense network's answers in the loss,
+    in [0, 1]; the labels have the rest. For the baselines, too."""
+
+    distill_temperature: float = 4.0
+    """What logits are divided by before the dense network's answers are compared; above 0."""
+
     pretrain_epochs: _OptionalInt = None
     """Epochs of training the dense network; by default the recipe of its model and dataset."""
 
@@ -165,6 +176,9 @@ _PLURALS = {"importance": "criteria"}
 BASELINES = RunConfig().baselines
 """Choices of `RunConfig.baselines`."""
 
+RECIPES = ("short", "default", "paper")
+"""Choices of `RunConfig.recipe`."""
+
 STATISTICS = ("batch", "dense")
 """Choices of `RunConfig.statistics`."""
 
@@ -200,6 +214,7 @@ def check(config: RunConfig) -> None:
         ("model", config.model, (*bundled.NAMES, None)),
         ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
+        ("recipe", config.recipe, RECIPES),
         *(("baseline", name, BASELINES) for name in config.baselines),
     ):
         if value not in names:
@@ -229,6 +244,12 @@ def check(config: RunConfig) -> None:
             )
     if not 0 <= config.latency_margin < 1:
         raise UserError(f"--latency-margin {config.latency_margin:g} is outside [0, 1)")
+    if not 0 <= config.distill <= 1:
+        raise UserError(f"--distill {config.distill:g} is outside [0, 1]")
+    if not config.distill_temperature > 0:
+        raise UserError(
+            f"--distill-temperature {config.distill_temperature:g} is too small; it must be above 0"
+        )
     for option, least in (
         ("seed", 0),
         ("examples", 1),

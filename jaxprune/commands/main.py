@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("jaxprune.commands.export", "write a run's network as StableHLO, ONNX or Flax"),
     "bench": ("jaxprune.commands.bench.command", "time a run's network, dense against compact"),
     "sweep": ("jaxprune.commands.sweep.command", "make many runs and their table"),
+    "networks": ("jaxprune.commands.networks", "train networks into files, and use such files"),
     "data": ("jaxprune.commands.data", "prepare a dataset without TensorFlow"),
     "docs": ("jaxprune.commands.docs.command", "write the documentation as a static site"),
 }
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The commands, and what each is for."""
-    lines = [f"  {name:8}{purpose}" for name, (_, purpose) in COMMANDS.items()]
+    lines = [f"  {name:9}{purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxprune COMMAND ...",

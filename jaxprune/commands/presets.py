@@ -159,4 +159,4 @@ def find(name: str, method: str, model: str) -> Preset:
     search = dict(PAPER_SEARCH[method])
     if method == "crl" and model in LAYERS:
         search["iterations"] = round(TIMESTEPS / (search["episodes"] * LAYERS[model]))
-    return Preset(dict(PAPER_RUN.get(method, {})), search)
+    return Preset({"recipe": "paper", **PAPER_RUN.get(method, {})}, search)

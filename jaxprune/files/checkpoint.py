@@ -53,7 +53,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     """
     path = Path(path).expanduser().resolve()
     _check_replaceable(path)
-    leaves = [(key, _array(key, leaf)) for key, leaf in _leaves(tree)]
+    leaves = [(key, _array(key, leaf)) for key, leaf in leaves_by_key(tree)]
     manifest = {
         "format": _FORMAT,
         "leaves": [
@@ -102,11 +102,11 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
         raise UserError(f"no checkpoint at {path}")
     leaves = _read(path)
     if like is None:
-        return _nested(leaves)
-    wanted = [key for key, _ in _leaves(like)]
+        return nested(leaves)
+    wanted = [key for key, _ in leaves_by_key(like)]
     if set(wanted) != set(leaves):
-        missing = sorted(_name(key) for key in set(wanted) - set(leaves))
-        extra = sorted(_name(key) for key in set(leaves) - set(wanted))
+        missing = sorted(spelled(key) for key in set(wanted) - set(leaves))
+        extra = sorted(spelled(key) for key in set(leaves) - set(wanted))
         raise UserError(
             f"the checkpoint {path} belongs to another configuration or version: "
             f"{len(missing)} arrays missing {missing[:3]}, {len(extra)} not expected {extra[:3]}"
@@ -133,7 +133,7 @@ def plain(tree: Any) -> Any:
     Raises:
         ValueError: A dict has a key that is no string.
     """
-    return _nested(dict(_leaves(tree)))
+    return nested(dict(leaves_by_key(tree)))
 
 
 def _check_replaceable(path: Path) -> None:
@@ -237,11 +237,12 @@ def _checked(leaf: dict[str, Any], stored: Any) -> np.ndarray:
         stored = stored[str(part)]
     array = np.asarray(stored)
     if (array.shape, array.dtype, _checksum(array)) != (shape, dtype, leaf["crc32"]):
-        raise ValueError(f"{_name(leaf['key'])} is not what was written")
+        raise ValueError(f"{spelled(leaf['key'])} is not what was written")
     return array
 
 
-def _leaves(tree: Any) -> list[tuple[Key, Any]]:
+def leaves_by_key(tree: Any) -> list[tuple[Key, Any]]:
+    """The leaves of a pytree with their places, in JAX's order."""
     return [
         (tuple(_key_part(entry) for entry in path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -260,11 +261,12 @@ def _key_part(entry: Any) -> str | int:
 def _array(key: Key, leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     if array.dtype.kind in "OUSMm":
-        raise ValueError(f"a checkpoint holds arrays and numbers; {_name(key)} is {leaf!r:.80}")
+        raise ValueError(f"a checkpoint holds arrays and numbers; {spelled(key)} is {leaf!r:.80}")
     return array
 
 
-def _name(key: Iterable[str | int]) -> str:
+def spelled(key: Iterable[str | int]) -> str:
+    """A place as one word."""
     return "/".join(map(str, key)) or "the array"
 
 
@@ -284,14 +286,14 @@ def _nested_dict(leaves: Iterable[tuple[Key, np.ndarray]]) -> dict[str, Any]:
     return tree
 
 
-def _nested(leaves: dict[Key, Any]) -> Any:
+def nested(leaves: dict[Key, Any]) -> Any:
     """Dicts and lists as the keys have them."""
     if list(leaves) == [()]:
         return leaves[()]
     children: dict[str | int, dict[Key, Any]] = {}
     for (first, *rest), array in leaves.items():
         children.setdefault(first, {})[tuple(rest)] = array
-    nested = {part: _nested(below) for part, below in children.items()}
-    if nested and all(isinstance(part, int) for part in nested):
-        return [nested[index] for index in sorted(nested)]
-    return nested
+    tree = {part: nested(below) for part, below in children.items()}
+    if tree and all(isinstance(part, int) for part in tree):
+        return [tree[index] for index in sorted(tree)]
+    return tree

@@ -69,6 +69,10 @@ class RunFolder:
         """Gives a pytree back; see `jaxprune.files.checkpoint.load`."""
         return checkpoint.load(self._state(name), like)
 
+    def position(self, name: str) -> Path:
+        """The file in which the training of that name may keep its position."""
+        return self._state(f"{name}.npz")
+
     def save_json(self, name: str, value: Any) -> None:
         """Keeps something that JSON can hold under a name."""
         write_json(self._state(f"{name}.json"), value)
@@ -184,7 +188,10 @@ def reopen(path: Path) -> RunFolder:
         (path / STATE).mkdir(exist_ok=True)
         lock = _take_lock(path)
         for leftover in (path / STATE).glob(".*.new"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         return RunFolder(path, lock)
     except OSError as error:
         raise UserError(f"--out {path} cannot be written: {error.strerror}") from error

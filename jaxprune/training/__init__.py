@@ -16,9 +16,11 @@ from jaxprune.training.fitting import History, Progress, finetune, finetune_each
 from jaxprune.training.measuring import accuracy, scores
 from jaxprune.training.pretraining import pretrained
 from jaxprune.training.recipes import Recipe, default_recipe
+from jaxprune.training.unfinished import Kept
 
 __all__ = [
     "History",
+    "Kept",
     "Progress",
     "Recipe",
     "accuracy",

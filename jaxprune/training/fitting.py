@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from jaxprune.dependency import CompactNetwork
 from jaxprune.scoring import devices, threads
 from jaxprune.training.data import Split
-from jaxprune.training.loop import Loop, Variables
+from jaxprune.training.loop import Begun, Loop, Metrics, TrainState, Variables
 from jaxprune.training.recipes import Recipe
+from jaxprune.training.unfinished import Kept, Position
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the number of epochs done and `{"loss": ..., "accuracy": ...}` of the last one."""
@@ -41,6 +42,8 @@ def fit(
     *,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
+    teacher: Callable[[Array], Array] | None = None,
+    keep: Kept | None = None,
 ) -> tuple[Variables, History]:
     """Fits the weights of a network to a split.
 
@@ -60,23 +63,43 @@ def fit(
         progress: Called after each epoch. Without it the host never waits for the device.
         mesh: The devices that the examples of each step are divided among
             (`devices.make_mesh`); None: one. The result is the same up to the order of sums.
+        teacher: `teacher(x) -> logits [B, classes]`, what `recipe.distill` asks the network to
+            agree with on every batch, such as `Partial(network.apply, dense)`. Not asked where
+            `recipe.distill` is 0.
+        keep: Where the position is kept while training lasts. Training that finds one there goes
+            on from it and ends with the same weights, bit for bit, on the same device. Several
+            processes do without.
 
     Returns:
         The fitted variables and the history.
 
     Raises:
-        ValueError: If the split is empty.
+        ValueError: If the split is empty, or `recipe.distill` is above 0 without a teacher.
     """
-    loop = Loop(apply_train, split, preprocess, recipe, key, mesh)
-    state = loop.start(variables)
-    history = []
-    for epoch in range(recipe.epochs):
-        state, metrics = loop.epoch(epoch, state)
+    loop = Loop(apply_train, split, preprocess, recipe, key, mesh, teacher)
+    if devices.several_processes():
+        keep = None
+    position = Position(0, None, loop.start(variables))
+    if keep is not None and (found := keep.load(position.state)) is not None:
+        position = found._replace(state=devices.replicate(found.state, mesh))
+    first, begun, state, _ = position
+    history = list(position.history)
+
+    for epoch in range(first, recipe.epochs):
+
+        def after_step(step: int, state: TrainState, part: Metrics, epoch: int = epoch) -> None:
+            if keep is not None and keep.due(part):
+                keep.save(Position(epoch, Begun(step, part), state, tuple(history)))
+
+        state, metrics = loop.epoch(epoch, state, begun=begun, after_step=after_step)
+        begun = None
         history.append(metrics)
         if progress is not None:
             progress(epoch + 1, metrics.as_floats())
+        if keep is not None and keep.due(metrics):
+            keep.save(Position(epoch + 1, None, state, tuple(history)))
     columns = np.asarray(jax.device_get(history), np.float32).reshape(-1, 2)
-    return devices.gather(state.variables, mesh), History(*columns.T)
+    return devices.gather(state.fitted, mesh), History(*columns.T)
 
 
 def finetune(
@@ -89,13 +112,21 @@ def finetune(
     *,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
+    teacher: Callable[[Array], Array] | None = None,
+    keep: Kept | None = None,
 ) -> tuple[Variables, History]:
     """Goes on fitting a network whose weights were fitted before, such as a pruned one.
 
     This is `fit`; what differs is the recipe, usually
     `default_recipe(model, dataset, phase="finetune")`. See `fit` for arguments, result and errors.
     """
-    return fit(apply_train, variables, split, preprocess, recipe, key, progress=progress, mesh=mesh)
+    return fit(
+        *(apply_train, variables, split, preprocess, recipe, key),
+        progress=progress,
+        mesh=mesh,
+        teacher=teacher,
+        keep=keep,
+    )
 
 
 def finetune_each(
@@ -187,7 +218,7 @@ def finetune_many(
             part = jax.tree.map(lambda leaf: leaf[0], part)
         for epoch in range(recipe.epochs):
             state, _ = loop.epoch(epoch, state, (part,), batched=batched)
-        trained = devices.gather(state.variables, mesh)
+        trained = devices.gather(state.fitted, mesh)
         return trained if batched else jax.tree.map(lambda leaf: leaf[None], trained)
 
     parts = [

@@ -23,6 +23,9 @@ from jaxprune.training.recipes import Recipe, optimizer
 
 Variables = dict[str, Any]
 
+_MIRROR = 2**31 - 1
+"""Among the keys of epochs, that of the images that are mirrored first."""
+
 
 class TrainState(NamedTuple):
     """What changes from step to step.
@@ -30,17 +33,25 @@ class TrainState(NamedTuple):
     Attributes:
         variables: `{"params": ..., **state}`.
         optimizer: The state of the optax optimizer, step count included.
+        average: The mean of the variables so far, where the recipe asks for one, else None.
     """
 
     variables: Variables
     optimizer: optax.OptState
+    average: Variables | None = None
+
+    @property
+    def fitted(self) -> Variables:
+        """What training results in if it ends here."""
+        return self.variables if self.average is None else self.average
 
 
 class Metrics(NamedTuple):
     """Means over the batches of an epoch, each measured just before its step.
 
     Attributes:
-        loss: Cross-entropy, with label smoothing.
+        loss: What is minimised: cross-entropy with label smoothing, and the distance from the
+            teacher if there is one.
         accuracy: Share of examples classified correctly.
     """
 
@@ -50,6 +61,37 @@ class Metrics(NamedTuple):
     def as_floats(self) -> dict[str, float]:
         """The metrics by name, fetched from the device."""
         return {name: float(value) for name, value in self._asdict().items()}
+
+
+class Begun(NamedTuple):
+    """How far an epoch has come.
+
+    Attributes:
+        step: How many of its steps are done.
+        metrics: Their part of the epoch's metrics.
+    """
+
+    step: int
+    metrics: Metrics
+
+
+AfterStep = Callable[[int, TrainState, Metrics], None]
+"""Called with the steps of the epoch that are done, the state and the part of the metrics so far;
+the state's memory is reused afterwards."""
+
+
+class _Examples(NamedTuple):
+    """A split on the device.
+
+    Attributes:
+        images: uint8 `[n, H*W*C]`.
+        labels: int32 `[n]`.
+        mirrored: bool `[n]`, which are mirrored in this epoch, where that is not left to chance.
+    """
+
+    images: Array
+    labels: Array
+    mirrored: Array | None = None
 
 
 class _Plan(NamedTuple):
@@ -71,8 +113,8 @@ class Loop:
     On a mesh of devices the examples of each step are divided among them, if they can be in equal
     parts; states are on all of them (`devices.gather` brings one back).
 
-    What an epoch does follows from its number and the state alone, so a loop can be left after any
-    epoch and taken up again from its state.
+    What a step does follows from its number, that of its epoch, and the state alone: a loop can be
+    left after any step and taken up again.
     """
 
     def __init__(
@@ -83,6 +125,7 @@ class Loop:
         recipe: Recipe,
         key: Array,
         mesh: Mesh | None = None,
+        teacher: Callable[[Array], Array] | None = None,
     ) -> None:
         count = len(split.labels)
         if count == 0:
@@ -90,42 +133,69 @@ class Loop:
         batch_size = min(recipe.batch_size, count)
         shape = tuple(split.images.shape[1:])
         self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size, shape, mesh)
-        self._functions = as_argument(function), as_argument(preprocess)
+        if not recipe.distill:
+            teacher = None
+        elif teacher is None:
+            raise ValueError(f"distill is {recipe.distill:g}, but there is no teacher")
+        self._functions = (
+            as_argument(function),
+            as_argument(preprocess),
+            None if teacher is None else as_argument(teacher),
+        )
         # As rows: fetching an image is then one copy, also where it has a single channel.
         images = jnp.asarray(split.images).reshape((count, -1))
-        self._examples = devices.replicate((images, jnp.asarray(split.labels)), mesh)
+        examples = _Examples(images, jnp.asarray(split.labels))
+        self._examples = devices.replicate(examples, mesh)
+        self._mirrored: tuple[Array, Array] | None = None
+        if recipe.mirror == "alternating" and "mirror" in recipe.augment:
+            first = jax.random.bernoulli(jax.random.fold_in(key, _MIRROR), shape=(count,))
+            self._mirrored = devices.replicate((first, ~first), mesh)
         self._key = key
 
     def start(self, variables: Variables) -> TrainState:
         """The state before the first step: a copy of the variables, and a fresh optimizer."""
         variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
-        state = TrainState(variables, self._plan.optimizer().init(variables["params"]))
+        mean = None
+        if self._plan.recipe.average:
+            mean = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
+        state = TrainState(variables, self._plan.optimizer().init(variables["params"]), mean)
         return devices.replicate(state, self._plan.mesh)
 
     def epoch(
-        self, number: int, state: TrainState, extra: tuple = (), *, batched: bool = False
+        self,
+        number: int,
+        state: TrainState,
+        extra: tuple = (),
+        *,
+        batched: bool = False,
+        begun: Begun | None = None,
+        after_step: AfterStep | None = None,
     ) -> tuple[TrainState, Metrics]:
-        """Runs one epoch.
+        """Runs one epoch, or the rest of it.
 
         Args:
             number: Which epoch, from 0.
             state: The state before it; consumed, its memory is reused.
             extra: Arguments of the function between the variables and x.
             batched: Whether `state` and `extra` have a leading axis of candidates to `vmap` over.
+            begun: What is done already; None: nothing.
+            after_step: Called after each step where steps are taken one by one, as they are with
+                convolutions on a CPU.
 
         Returns:
             The state after the epoch and its metrics.
         """
         threads.go_on()
-        stepwise = jax.default_backend() == "cpu" and _has_convolutions(state, batched)
-        return (_epoch_by_steps if stepwise else _epoch)(
-            self._functions,
-            state,
-            extra,
-            self._examples,
-            jax.random.fold_in(self._key, number),
-            plan=self._plan,
-            batched=batched,
+        examples = self._examples
+        if self._mirrored is not None:
+            examples = examples._replace(mirrored=self._mirrored[number % 2])
+        key = jax.random.fold_in(self._key, number)
+        arguments = (self._functions, state, extra, examples, key)
+        convolutions = jax.default_backend() == "cpu" and _has_convolutions(state, batched)
+        if not (convolutions or begun):
+            return _epoch(*arguments, plan=self._plan, batched=batched)
+        return _epoch_by_steps(
+            *arguments, plan=self._plan, batched=batched, begun=begun, after_step=after_step
         )
 
 
@@ -143,21 +213,36 @@ def _epoch(functions, state, extra, examples, key, *, plan: _Plan, batched: bool
             return _step(functions, carry, extra, examples, index, step_key, plan), None
 
         carry = state, Metrics(jnp.zeros(()), jnp.zeros(()))
-        carry, _ = jax.lax.scan(body, carry, _batches(key, len(examples[1]), plan))
+        carry, _ = jax.lax.scan(body, carry, _batches(key, len(examples.labels), plan))
         return carry
 
     return (jax.vmap(scan) if batched else scan)(state, extra)
 
 
-def _epoch_by_steps(functions, state, extra, examples, key, *, plan: _Plan, batched: bool):
-    indices, keys = _jit_batches(key, len(examples[1]), plan)
-    shape = jnp.shape(jax.tree.leaves(extra)[0])[:1] if batched else ()
-    carry = state, Metrics(jnp.zeros(shape), jnp.zeros(shape))
-    for number in range(plan.steps):
+def _epoch_by_steps(
+    functions,
+    state,
+    extra,
+    examples,
+    key,
+    *,
+    plan: _Plan,
+    batched: bool,
+    begun: Begun | None = None,
+    after_step: AfterStep | None = None,
+):
+    indices, keys = _jit_batches(key, len(examples.labels), plan)
+    if begun is None:
+        shape = jnp.shape(jax.tree.leaves(extra)[0])[:1] if batched else ()
+        begun = Begun(0, Metrics(jnp.zeros(shape), jnp.zeros(shape)))
+    carry = state, begun.metrics
+    for number in range(begun.step, plan.steps):
         threads.go_on()
         carry = _numbered_step(
             functions, carry, extra, examples, indices, keys, number, plan=plan, batched=batched
         )
+        if after_step is not None:
+            after_step(number + 1, *carry)
     return carry
 
 
@@ -183,15 +268,18 @@ _jit_batches = jax.jit(_batches, static_argnums=(1, 2))
 
 def _step(functions, carry, extra, examples, index, key, plan: _Plan):
     """One step of the optimizer on the examples at `index`; adds to the metrics."""
-    function, preprocess = functions
+    function, preprocess, teacher = functions
     state, metrics = carry
     recipe = plan.recipe
     # On several devices each takes a part of the batch; the sums over all of it are XLA's matter.
-    rows, labels = devices.divide((examples[0][index], examples[1][index]), plan.mesh)
-    images = augment(key, rows.reshape((len(rows), *plan.image_shape)), recipe.augment)
+    batch = jax.tree.map(lambda leaf: leaf[index], examples)
+    rows, labels, mirrored = devices.divide(batch, plan.mesh)
+    images = rows.reshape((len(rows), *plan.image_shape))
+    images = augment(key, images, recipe.augment, mirrored)
     cast = _to_bfloat16 if recipe.precision == "bfloat16" else lambda tree: tree
     x = cast(preprocess(images))
     quick = lower(function, differentiated=True)
+    advice = None if teacher is None else _probabilities(lower(teacher)(x), recipe.temperature)
 
     def loss_fn(params):
         # The other collections, such as running means, are not cast: they add up small changes.
@@ -200,14 +288,26 @@ def _step(functions, carry, extra, examples, index, key, plan: _Plan):
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(targets, recipe.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
+        if advice is not None:
+            guess = jax.nn.log_softmax(logits / recipe.temperature)
+            distance = recipe.temperature**2 * optax.kl_divergence(guess, advice).mean()
+            loss = (1 - recipe.distill) * loss + recipe.distill * distance
         return loss, (new, jnp.mean(logits.argmax(-1) == labels))
 
     params = state.variables["params"]
     (loss, (new, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     updates, optimizer_state = plan.optimizer().update(grads, state.optimizer, params)
     variables = {**state.variables, **new, "params": optax.apply_updates(params, updates)}
+    mean = state.average
+    if mean is not None:
+        mean = optax.incremental_update(variables, mean, 1 - recipe.average)
     metrics = Metrics(metrics.loss + loss / plan.steps, metrics.accuracy + accuracy / plan.steps)
-    return devices.replicated((TrainState(variables, optimizer_state), metrics), plan.mesh)
+    return devices.replicated((TrainState(variables, optimizer_state, mean), metrics), plan.mesh)
+
+
+def _probabilities(logits: Array, temperature: float) -> Array:
+    """What a teacher holds of each class, `[B, classes]`, softened (Hinton, arXiv 1503.02531)."""
+    return jax.nn.softmax(logits.astype(jnp.float32) / temperature)
 
 
 def _to_bfloat16(tree: Any) -> Any:

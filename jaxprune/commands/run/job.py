@@ -56,9 +56,13 @@ class Job(NamedTuple):
         return device(1 if self.mesh is None else self.mesh.size)
 
     def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
-        """How weights are fitted in "pretrain" or "finetune"."""
-        epochs = getattr(self.config, f"{phase}_epochs")
-        recipe = training.default_recipe(self.network.name, self.dataset.name, phase=phase)
+        """How weights are fitted in "pretrain" or "finetune"; the latter without a teacher."""
+        config = self.config
+        epochs = getattr(config, f"{phase}_epochs")
+        name: Any = config.recipe
+        recipe = training.default_recipe(
+            self.network.name, self.dataset.name, phase=phase, name=name
+        )
         return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
 
     def key(self, stream: str) -> jax.Array:

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from jaxprune.search.problem import Archive, Problem, validation_scores
 from jaxprune.training import data
 
 T = TypeVar("T")
+
+PHASES: tuple[Literal["pretrain", "finetune"], ...] = ("pretrain", "finetune")
+"""When networks are trained."""
 
 LARGEST_DIFFERENCE = 1e-3
 """Of masked and compact outputs, as a fraction of the largest output: far above what another order
@@ -72,7 +75,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     }
     differences = _verify(job, weights, networks, folder)
     with folder.timed("finetune"):
-        trained = _finetune(job, weights, networks, folder, display)
+        trained = _finetune(job, weights, networks, variables, folder, display)
     with folder.timed("evaluate"):
         measured = measuring.measure(problem, networks, trained, folder, display)
         winner = _winner(job, problem, networks, trained, measured)
@@ -325,17 +328,27 @@ def _finetune(
     job: Job,
     weights: dict[str, Any],
     networks: dict[str, CompactNetwork],
+    dense: Any,
     folder: RunFolder,
     display: Display,
 ) -> dict[str, Any]:
-    """The fine-tuned parameters of each network, all by the same recipe and from the same key."""
-    recipe = job.recipe("finetune")
+    """The fine-tuned parameters of each network, all by the same recipe and from the same key.
+
+    Where the run asks for it, the dense network is the teacher of all of them.
+    """
+    recipe = dataclasses.replace(
+        job.recipe("finetune"),
+        distill=job.config.distill,
+        temperature=job.config.distill_temperature,
+    )
+    teacher = jax.tree_util.Partial(job.network.apply, dense)
     display.begin("fine-tune", recipe.epochs * len(networks))
     trained: dict[str, Any] = {}
     for number, (name, small) in enumerate(networks.items()):
         if folder.has(f"finetuned_{name}"):
             trained[name] = folder.load(f"finetuned_{name}", like=small.params)
             continue
+        position = training.Kept(folder.position(f"finetuning_{name}"))
         twin = _same_network(networks, weights, name)
         if twin is None:
             trained[name] = _finetune_one(
@@ -344,10 +357,13 @@ def _finetune(
                 small,
                 recipe,
                 _finetune_progress(name, number * recipe.epochs, recipe.epochs, folder, display),
+                teacher,
+                position,
             )
         else:
             trained[name] = trained[twin]
         folder.save(f"finetuned_{name}", trained[name])
+        position.remove()
     display.end(f"{len(networks)} networks, {recipe.epochs} epochs each")
     return trained
 
@@ -358,6 +374,8 @@ def _finetune_one(
     small: CompactNetwork,
     recipe: training.Recipe,
     progress: training.Progress,
+    teacher: Callable[[jax.Array], jax.Array],
+    position: training.Kept,
 ) -> Any:
     train = compact(job.network.apply_train, job.structure, variables, small.masks)
     fitted, _ = training.finetune(
@@ -369,6 +387,8 @@ def _finetune_one(
         job.key("finetune"),
         progress=progress,
         mesh=job.mesh,
+        teacher=teacher,
+        keep=position,
     )
     return fitted
 
@@ -475,6 +495,11 @@ def _evaluate(
             "statistics": config.statistics,
             "importance": config.importance,
             "device": job.device,
+        },
+        "training": {
+            "recipe": config.recipe,
+            **{f"{phase}_epochs": job.recipe(phase).epochs for phase in PHASES},
+            "distill": config.distill,
         },
         "compact_max_abs_difference": differences["pruned"],
     }

@@ -154,9 +154,7 @@ def code_for(signature: Any, function: Callable[..., list[Any]]) -> Code:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def run(
-    program: Code, sizes: tuple[Any, ...], data: Any, known: Any, masks: Any = ()
-) -> list[Array]:
+def run(code: Code, sizes: tuple[Any, ...], data: Any, known: Any, masks: Any = ()) -> list[Array]:
     """Runs a piece, compiled for the shapes of what it is given.
 
     Args:

@@ -54,7 +54,12 @@ def preprocess(dataset: Dataset, flat: bool) -> Preprocess:
     return Preprocess(tuple(dataset.mean.tolist()), tuple(dataset.std.tolist()), flat)
 
 
-def augment(key: Array, images: Array, kind: Augmentation = "crop_mirror") -> Array:
+def augment(
+    key: Array,
+    images: Array,
+    kind: Augmentation = "crop_mirror",
+    mirrored: Array | None = None,
+) -> Array:
     """Changes each image at random in a way that keeps its class. Jit-able.
 
     - `"shift"`: half of the images move by one pixel at most, down or up and to the right or left.
@@ -68,6 +73,8 @@ def augment(key: Array, images: Array, kind: Augmentation = "crop_mirror") -> Ar
         key: A PRNG key; consumed.
         images: uint8 `[B, H, W, C]`.
         kind: What is done; `"none"` returns the images.
+        mirrored: bool `[B]`, which images are mirrored where the kind mirrors at all; by default
+            each is with probability one half.
 
     Returns:
         Images of the same shape and type.
@@ -91,6 +98,7 @@ def augment(key: Array, images: Array, kind: Augmentation = "crop_mirror") -> Ar
 
     cropped = jax.vmap(crop)(padded, corners)
     if kind != "shift":
-        flips = jax.random.bernoulli(flip_key, shape=(count, 1, 1, *(1 for _ in rest)))
+        flips = jax.random.bernoulli(flip_key, shape=(count,)) if mirrored is None else mirrored
+        flips = flips.reshape((count, 1, 1, *(1 for _ in rest)))
         cropped = jnp.where(flips, cropped[:, :, ::-1], cropped)
     return cropped.reshape(shape)

@@ -1,0 +1,413 @@
+"""CIFAR-10: the rows of the papers' tables, made one after another until the time is up.
+
+    python experiments/cifar10.py --runs DIR --list          # what is left, and for how long
+    python experiments/cifar10.py --runs DIR --seconds 540   # goes on, and stops in time
+    python experiments/cifar10.py                            # the page alone
+
+The rows are made in the order of their worth. What is interrupted, by the clock, by Ctrl-C or by a
+machine that goes away, goes on when the command is given again, and ends with the same numbers. A
+processor trains networks by the recipe `short` (12 epochs), a GPU by the default one (50): each
+row's name and command say which. On a GPU, checks and benchmarks come first.
+
+Folders: `--runs` has the runs, which may grow large; `--keep` (by default within it) has what is
+worth carrying to another machine, dense networks in half precision and the position of unfinished
+training, in files below 16 MB; `--out` has the lines and the page.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rows
+import speed
+from rows import RESULTS, Row
+
+from jaxprune.commands import networks
+from jaxprune.commands.console import INTERRUPTED
+from jaxprune.search import methods
+
+OUT = RESULTS / "cifar10"
+SEEDS = (0, 1, 2)
+LARGEST = 16 * 2**20
+"""Bytes of a file that is worth carrying."""
+SHORTEST = 20.0
+"""Seconds with which it is not worth beginning anything."""
+BASELINES = ("uniform_l1", "global_l1", "random")
+ALL = ("magnitude", "mcts", "knapsack", "sensitivity", "crl", "amc", "acnn")
+
+
+class Case(NamedTuple):
+    """A network and what may be left of it.
+
+    Attributes:
+        part: Which part of the table it belongs to, "a" to "d".
+        model: As the command knows it.
+        cost: What is limited.
+        left: What may be left of it, in percent.
+        methods: What is run; `magnitude` comes with all baselines, the others with none.
+    """
+
+    part: str
+    model: str
+    cost: str
+    left: int
+    methods: tuple[str, ...]
+
+
+CASES = (
+    *(Case("a", "resnet20", "macs", left, ALL) for left in (73, 50, 20)),
+    *(Case("b", "resnet56", "macs", left, ALL) for left in (50, 30)),
+    *(
+        Case("c", "vgg16", "params", left, ("magnitude", "mcts", "knapsack", "crl", "crl-fine"))
+        for left in (20, 10)
+    ),
+    Case("c", "vgg16", "params", 30, ("magnitude", "cacp")),
+    Case("c", "vgg16", "macs", 20, ("magnitude", "mcts")),
+    *(
+        Case("d", model, "params", left, ("magnitude", "crl", "crl-fine"))
+        for model in ("vgg11", "vgg19")
+        for left in (20, 10)
+    ),
+    *(Case("d", "resnet18", "params", left, ("magnitude", "crl")) for left in (30, 20)),
+    Case("d", "resnet50", "params", 55, ("magnitude", "crl")),
+)
+
+RECIPES = {"cpu": "short", "gpu": "default"}
+"""{kind of device: the recipe of its rows}."""
+SETTINGS = {
+    "short": ("--finalists", "1", "--semifinalists", "4", "--search-examples", "512"),
+    # Without a trial of semifinalists, which would train several networks at once.
+    "default": ("--finalists", "2", "--semifinalists", "2"),
+}
+"""{recipe: options}: on a processor, what keeps a row below an hour or so."""
+SEARCHES = {
+    "short": {
+        "crl": ("--search.iterations", "12"),
+        **dict.fromkeys(("amc", "acnn", "cacp"), ("--search.iterations", "48")),
+    },
+    "default": {},
+}
+"""{recipe: {method: options}}: 384 candidates for each method that learns from single ones."""
+DISTILLED = (("resnet20", "macs", 20, "magnitude"),)
+"""Rows that are made a second time with the dense network as teacher, to see what this changes."""
+
+TRAINED = 45_000
+"""Images of the training split."""
+CANDIDATES = {"crl": 384, "amc": 384, "acnn": 384, "cacp": 384, "mcts": 96, "magnitude": 16}
+"""About how many candidates a search scores by the settings of `short`, for predicting its time."""
+
+
+def words(case: Case, method: str, seed: int, recipe: str, distill: float = 0.0) -> tuple[str, ...]:
+    """The options of a row's run."""
+    name, _, strategy = method.partition("-")
+    return (
+        *("--method", name, *(("--strategy", strategy) if strategy else ())),
+        *("--model", case.model, "--dataset", "cifar10", "--cost", case.cost),
+        *("--budget", f"{case.left / 100:g}", "--seed", str(seed), "--recipe", recipe),
+        *("--baselines", *(BASELINES if method == "magnitude" else ())),
+        *(("--distill", f"{distill:g}") if distill else ()),
+        *SETTINGS[recipe],
+        *SEARCHES[recipe].get(name, ()),
+    )
+
+
+def row(case: Case, method: str, seed: int, recipe: str, distill: float = 0.0) -> Row:
+    """One row."""
+    taught = "-taught" if distill else ""
+    name = f"{case.model}-{case.cost}{case.left}-{method}{taught}-{recipe}-{seed}"
+    return Row(name, words(case, method, seed, recipe, distill))
+
+
+class Dense(NamedTuple):
+    """A dense network that rows begin with."""
+
+    model: str
+    seed: int
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """The name of its line."""
+        return f"{self.model}-dense-{self.recipe}-{self.seed}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options of `jaxprune networks make`, without --out."""
+        return networks.words(self.model, "cifar10", self.recipe, seed=self.seed)
+
+
+Item = Row | Dense
+
+
+class Place(NamedTuple):
+    """Where the work is done, and what is known of the device.
+
+    Attributes:
+        runs: The folder of the runs.
+        keep: What is worth carrying to another machine.
+        out: The folder of the lines and the page.
+        device: What is known of the device.
+    """
+
+    runs: Path
+    keep: Path
+    out: Path
+    device: speed.Device
+
+
+def plan(recipe: str, cases: Sequence[Case] = CASES, seeds: Sequence[int] = SEEDS) -> list[Item]:
+    """All items in the order of their worth, each network before the rows that begin with it.
+
+    The first part of the table with all seeds, then one seed of each other part, then the others.
+    """
+    order = [
+        *((case, seed) for seed in seeds for case in cases if case.part == "a"),
+        *((case, seed) for seed in seeds for case in cases if case.part != "a"),
+    ]
+    items: list[Item] = []
+    for case, seed in order:
+        dense = Dense(case.model, seed, recipe)
+        if dense not in items:
+            items.append(dense)
+        for method in case.methods:
+            if method.partition("-")[0] not in methods.NAMES:
+                continue
+            items.append(row(case, method, seed, recipe))
+            if seed == seeds[0] and (*case[1:4], method) in DISTILLED:
+                items.append(row(case, method, seed, recipe, distill=0.5))
+    return items
+
+
+# ------------------------------------------------------------------------------------ one item
+
+
+def done(item: Item, place: Place) -> bool:
+    """Whether nothing is left to do for an item on this machine."""
+    if isinstance(item, Dense):
+        return (place.runs / "dense" / item.name).exists()
+    return rows.read(item, place.out) is not None
+
+
+def make(item: Item, place: Place, until: float | None) -> bool:
+    """Begins an item or goes on with it; whether it is done. Exits where it cannot work."""
+    if isinstance(item, Dense):
+        return _make_dense(item, place, until)
+    if not rows.make(item, place.runs, place.out, until):
+        return False
+    _keep_pruned(item, place)
+    shutil.rmtree(place.runs / item.name / "state", ignore_errors=True)
+    return True
+
+
+def _make_dense(item: Dense, place: Place, until: float | None) -> bool:
+    cache = place.runs / "cache"
+    module = ["jaxprune", "networks", "make", *item.words, "--out", str(place.keep)]
+    code = rows.run(module, cache, until)
+    if code:
+        sys.exit(code)
+    if code is None:
+        return False
+    facts = _facts(item, place)
+    if facts is not None and rows.lines(place.out).get(item.name) is None:
+        rows.add(item.name, facts, place.out)
+    marker = place.runs / "dense" / item.name
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return True
+
+
+def _facts(item: Dense, place: Place) -> dict[str, Any] | None:
+    """What the file of a dense network says."""
+    from jaxprune.files import arrays
+
+    command = networks.command(item.words)
+    found = (arrays.about(path) for path in place.keep.glob(f"{item.model}-cifar10-*.npz"))
+    return next((facts for facts in found if facts.get("command") == command), None)
+
+
+def _keep_pruned(item: Row, place: Place) -> None:
+    """Leaves a row's network where it can be carried, unless it is too large."""
+    import jaxprune
+    from jaxprune.files import arrays
+    from jaxprune.training import pretraining
+
+    model = place.runs / item.name / "model"
+    target = place.keep / "pruned" / f"{item.name}.npz"
+    if target.exists() or (model / "arrays").stat().st_size > LARGEST:
+        return
+    half = pretraining.halve(jaxprune.load(model).params)
+    arrays.save(target, half, {"command": item.command})
+
+
+# ------------------------------------------------------------------------------------ all of them
+
+
+def work(items: Sequence[Item], place: Place, until: float | None) -> list[str]:
+    """Makes what is left, one after another, until the time is up.
+
+    Returns:
+        The names of rows that could not work, which the next call tries again.
+
+    Raises:
+        SystemExit: A dense network could not be made, or two rows one after the other: something
+            common to all is wrong.
+    """
+    failed: list[str] = []
+    failed_before = False
+    for item in items:
+        if done(item, place):
+            continue
+        if until is not None and until - time.monotonic() < SHORTEST:
+            break
+        print(f"== {item.name}", flush=True)
+        try:
+            if not make(item, place, until):
+                print(f"== {item.name}: the time is up, to be continued", flush=True)
+                break
+            failed_before = False
+        except SystemExit as error:
+            if error.code == INTERRUPTED or failed_before or isinstance(item, Dense):
+                raise
+            print(f"== {item.name}: failed with code {error.code}", flush=True)
+            failed.append(item.name)
+            failed_before = True
+    return failed
+
+
+# ------------------------------------------------------------------------------------ how long
+
+
+def seconds(item: Item, place: Place) -> float:
+    """How long an item should take on this device: as long as others like it, or by its work."""
+    before = [
+        line["seconds"]
+        for name, line in rows.lines(place.out).items()
+        if isinstance(item, Row) and alike(name, item.name) and "seconds" in line
+        if line["search"]["device"] == place.device.kind
+    ]
+    if before:
+        return statistics.median(before)
+    from jaxprune import training
+
+    images = place.device.speed[model_of(item)]
+    if isinstance(item, Dense):
+        recipe = training.default_recipe(item.model, "cifar10", name=item.recipe)
+        return recipe.epochs * TRAINED / images
+    options = dict(zip(item.words, item.words[1:], strict=False))
+    recipe = training.default_recipe(
+        options["--model"], "cifar10", phase="finetune", name=options["--recipe"]
+    )
+    finalists, semifinalists = int(options["--finalists"]), int(options["--semifinalists"])
+    trial = semifinalists * 64 * recipe.batch_size if semifinalists > finalists else 0
+    networks_ = finalists + (len(BASELINES) if options["--method"] == "magnitude" else 0)
+    trained = networks_ * recipe.epochs * TRAINED * (4 / 3 if "--distill" in options else 1)
+    if options["--cost"] == "macs":
+        trained *= 0.1 + 0.9 * float(options["--budget"])  # what is left is what takes the time
+    trained += trial
+    examples = int(options.get("--search-examples", 1024))
+    scored = CANDIDATES.get(options["--method"], 64) * examples
+    return (trained + scored / 3) / images  # a step is three passes
+
+
+def model_of(item: Item) -> str:
+    """The network of an item."""
+    if isinstance(item, Dense):
+        return item.model
+    return item.words[item.words.index("--model") + 1]
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two rows differ in their seed alone."""
+    return one.rpartition("-")[0] == other.rpartition("-")[0]
+
+
+def listing(items: Sequence[Item], place: Place) -> str:
+    """What is left, how long each should take, and all of it."""
+    lines, total = [], 0.0
+    for item in items:
+        if done(item, place):
+            continue
+        begun = isinstance(item, Row) and (place.runs / item.name / "config.json").exists()
+        time_ = seconds(item, place)
+        total += time_
+        lines.append(f"{time_ / 60:7.0f} min {item.name}{', begun' if begun else ''}")
+    count = sum(done(item, place) for item in items)
+    speeds = ", ".join(
+        f"{model} {speed:.0f}" for model, speed in sorted(place.device.speed.items())
+    )
+    return "\n".join(
+        [
+            *lines,
+            f"{count} of {len(items)} done; {total / 3600:.1f} hours left, as measured on",
+            f"{place.device.kind}: training images a second, {speeds}",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, help="folder of the runs; without it, only the page")
+    parser.add_argument("--keep", type=Path, help="folder of what is carried (default: RUNS/keep)")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the lines and the page")
+    parser.add_argument("--seconds", type=float, help="when to stop; by default when all is done")
+    parser.add_argument("--list", action="store_true", help="what is left, and how long it takes")
+    parser.add_argument("--rows", nargs="+", default=[], help="only items whose name has one of")
+    parser.add_argument("--recipe", choices=sorted(SETTINGS), help="by default as the device is")
+    options = parser.parse_args()
+    until = None if options.seconds is None else time.monotonic() + options.seconds
+    failed: list[str] = []
+    if options.runs:
+        runs = options.runs.expanduser().resolve()
+        with alone(runs):
+            keep = (options.keep or runs / "keep").expanduser().resolve()
+            known = speed.known(runs)
+            place = Place(runs, keep, options.out.expanduser().resolve(), known)
+            recipe = options.recipe or RECIPES.get(known.platform, "default")
+            items = [item for item in plan(recipe) if wanted(item, options.rows)]
+            if options.list:
+                models = {model_of(item) for item in items if not done(item, place)}
+                place = place._replace(device=speed.known(runs, sorted(models)))
+                print(listing(items, place))
+                return
+            failed = work(items, place, until)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def wanted(item: Item, parts: Sequence[str]) -> bool:
+    """Whether an item's name has one of the parts, or there are none."""
+    return not parts or any(part in item.name for part in parts)
+
+
+@contextlib.contextmanager
+def alone(runs: Path) -> Iterator[None]:
+    """Keeps other queues out of a folder, and has SIGTERM end this one as Ctrl-C does."""
+    runs.mkdir(parents=True, exist_ok=True)
+    # Also where Ctrl-C is ignored, as it is in the background, and by whatever is started there.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    lock = os.open(runs / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"another queue is working in {runs}")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
