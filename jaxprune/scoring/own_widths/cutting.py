@@ -30,7 +30,6 @@ from jaxprune.dependency.rules.base import shape
 from jaxprune.dependency.trace import analyse_call
 from jaxprune.scoring.own_widths.pieces import (
     RESHAPING,
-    Code,
     Known,
     Line,
     Pattern,
@@ -112,7 +111,6 @@ class _Cutter:
         self.nodes: list[_Node] = []
         self.known: dict[int, Any] = {}
         self.axes: dict[int, Axes] = {}
-        self.codes: dict[Code, Code] = {}
         inputs = [self.value(axes) for axes in program.inputs]
         self.known.update(zip(inputs, leaves, strict=False))
         self.inputs = inputs[len(leaves) :]
@@ -281,7 +279,7 @@ class _Cutter:
         outer = [place.pattern for place in known.places if place.axis not in over]
         size = int(np.prod(shape(eqn.outvars[0])))
         return Piece(
-            code=self.shared(code_of_product(eqn, side)),
+            code=code_of_product(eqn, side),
             reads=(node.operands[1 - side],),
             known=(known,),
             masked=tuple(one.pattern for one in summed),
@@ -310,7 +308,7 @@ class _Cutter:
         numbers = tuple(patterns)
         ends = tuple(local[value] for value in makes)
         return Piece(
-            code=self.shared(code_of_lines(lines, len(data), masked, ends)),
+            code=code_of_lines(lines, len(data), masked, ends),
             reads=tuple(data),
             known=tuple(map(self.known_array, known)),
             masked=tuple(numbers[place] for place in masked),
@@ -340,10 +338,6 @@ class _Cutter:
 
     def known_array(self, value: int) -> Known:
         return Known(jax.numpy.asarray(self.known[value]), self.places(self.axes[value]))
-
-    def shared(self, code: Code) -> Code:
-        """One object for equal codes: `jit` looks programs up by it, fastest by identity."""
-        return self.codes.setdefault(code, code)
 
 
 def _inside(step: Step) -> list[Step]:

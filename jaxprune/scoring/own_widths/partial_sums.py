@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.scoring.own_widths.operands import Index, taken
-from jaxprune.scoring.own_widths.pieces import Code, Piece, run, times
+from jaxprune.scoring.own_widths.pieces import Code, Piece, code_for, run, times
 
 MOST_BYTES = 2**27
 """Bytes that the kept sums of one evaluator may take."""
@@ -60,7 +60,7 @@ class PartialSums:
         self._axis = summed.known_axis
         self._data = [jnp.take(data, channels, axis=summed.data_axis) for channels in padded]
         self._rows = [np.take(np.asarray(kernel), rows, axis=self._axis) for rows in padded]
-        self.code = Code(("go on", piece.code), functools.partial(_go_on, piece.code))
+        self.code = code_for(("go on", piece.code), functools.partial(_go_on, piece.code))
         self._sums = [jnp.zeros(made.shape, made.dtype)]
         for block, rows in zip(self._data[:-1], self._rows[:-1], strict=True):
             self._sums += run(self.code, (), [block, self._sums[-1]], [rows])

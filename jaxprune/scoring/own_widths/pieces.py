@@ -7,6 +7,7 @@ Arrays that are the same for all candidates, such as parameters, are called *kno
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import jax
 import numpy as np
@@ -134,21 +135,22 @@ class Pieces(NamedTuple):
 
 
 class Code:
-    """Something to compile; equal wherever it computes the same, so that layers share it.
+    """Something to compile; made by `code_for`, so that layers that compute the same share it.
 
     Args:
-      signature: hashable, what it computes.
       function: `function(sizes, data, known, masks)` -> results; see `run`.
     """
 
-    def __init__(self, signature: Any, function: Callable[..., list[Any]]):
-        self._signature, self._hash, self.function = signature, hash(signature), function
+    def __init__(self, function: Callable[..., list[Any]]):
+        self.function = function
 
-    def __hash__(self) -> int:
-        return self._hash
 
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Code) and self._signature == other._signature)
+_codes: WeakValueDictionary[Any, Code] = WeakValueDictionary()
+
+
+def code_for(signature: Any, function: Callable[..., list[Any]]) -> Code:
+    """The one code that has a signature, which is hashable and says what is computed."""
+    return _codes.setdefault(signature, Code(function))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -216,12 +218,12 @@ def code_of_lines(
       ends: the values to return.
     """
     function = functools.partial(_run_lines, lines, masked, ends)
-    return Code(("lines", inputs, tuple(line.signature for line in lines), ends), function)
+    return code_for(("lines", inputs, tuple(line.signature for line in lines), ends), function)
 
 
 def code_of_product(eqn: Any, side: int) -> Code:
     """A convolution or matrix product; `side` is the place of the known operand."""
-    return Code(("product", side, signature(eqn)), functools.partial(_multiply, eqn, side))
+    return code_for(("product", side, signature(eqn)), functools.partial(_multiply, eqn, side))
 
 
 def read(values: Any, operand: Any) -> Any:

@@ -19,7 +19,7 @@ from jaxprune.scoring.evaluation import classified
 from jaxprune.scoring.own_widths.layout import Layout
 from jaxprune.scoring.own_widths.operands import PICKING, Operands, operands, picked, taken
 from jaxprune.scoring.own_widths.partial_sums import MOST_BYTES, PartialSums
-from jaxprune.scoring.own_widths.pieces import Code, Piece, Pieces, run
+from jaxprune.scoring.own_widths.pieces import Piece, Pieces, code_for, run
 from jaxprune.scoring.own_widths.programs import Program, programs
 from jaxprune.scoring.own_widths.widths import Candidate, Choices
 
@@ -127,7 +127,9 @@ class Planner:
         made = (value for piece in network.pieces for value in piece.makes)
         labels = 1 + max([*network.inputs, *made])
         self.score = labels + 1
-        score = Piece(Code("score", _score), (network.output, labels), (), (), (), (self.score,))
+        score = Piece(
+            code_for("score", _score), (network.output, labels), (), (), (), (self.score,)
+        )
         self._pieces = (*network.pieces, score)
         self._given = dict(zip((*network.inputs, labels), (*inputs, jnp.asarray(y)), strict=True))
 

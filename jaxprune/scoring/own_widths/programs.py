@@ -11,7 +11,7 @@ import functools
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from jaxprune.scoring.own_widths.pieces import Code, Piece, Pieces
+from jaxprune.scoring.own_widths.pieces import Code, Piece, Pieces, code_for
 
 LARGE = 1_000_000_000
 """Multiply-adds of a whole candidate beyond which one call more does not matter."""
@@ -94,7 +94,7 @@ def _program(
 
     calls = tuple((piece.code, places(piece.reads), places(piece.makes)) for piece in run)
     ends = places(makes)
-    code = Code(("program", len(reads), calls, ends), functools.partial(_run, calls, ends))
+    code = code_for(("program", len(reads), calls, ends), functools.partial(_run, calls, ends))
     return Program(code, tuple(run), tuple(reads), tuple(makes), needs)
 
 
@@ -107,8 +107,8 @@ def _run(
     masks: Sequence[Any],
 ) -> list[Any]:
     values = dict(enumerate(data))
-    for (code, operands, results), *own in zip(calls, sizes, known, masks, strict=True):
+    for (one, operands, results), *own in zip(calls, sizes, known, masks, strict=True):
         size, arrays, mask = own
-        found = code.function(size, [values[place] for place in operands], arrays, mask)
+        found = one.function(size, [values[place] for place in operands], arrays, mask)
         values.update(zip(results, found, strict=True))
     return [values[end] for end in ends]
