@@ -85,7 +85,7 @@ class Kept:
             metrics: What the last step gave.
         """
         self._ahead += 1
-        if self._ahead < self._most:
+        if self.every and self._ahead < self._most:
             return False
         jax.block_until_ready(metrics)
         now = time.monotonic()
