@@ -15,7 +15,7 @@ from jaxprune.files import arrays
 from jaxprune.training.loop import Begun, Metrics, TrainState
 
 AHEAD = 0.5
-"""Seconds between two moments at which the device may run dry, as far as steps are short."""
+"""Seconds of steps that the device may have before it, where a step takes less."""
 
 
 class Position(NamedTuple):
@@ -49,7 +49,8 @@ class Kept:
         self.path = path
         self.every = every
         self._next = time.monotonic() + every
-        self._wait = time.monotonic()
+        self._waited = time.monotonic()
+        self._ahead, self._most = 0, 1
 
     def load(self, state: TrainState) -> Position | None:
         """The position in the file, or None if there is none that is whole and fits.
@@ -75,18 +76,23 @@ class Kept:
         )
 
     def due(self, metrics: Metrics) -> bool:
-        """Whether it is time to save.
+        """Whether it is time to save; to be asked after every step or epoch.
 
-        Waits for the device now and then: steps are handed to it long before it takes them, and
-        saving has to wait for all of them.
+        Steps are handed to the device long before it takes them, and saving waits for all of them.
+        So the device is waited for as often as it has taken steps for `AHEAD` seconds.
 
         Args:
             metrics: What the last step gave.
         """
-        if time.monotonic() >= self._wait:
-            jax.block_until_ready(metrics)
-            self._wait = time.monotonic() + AHEAD
-        return time.monotonic() >= self._next
+        self._ahead += 1
+        if self.every and self._ahead < self._most:
+            return False
+        jax.block_until_ready(metrics)
+        now = time.monotonic()
+        rate = self._ahead / max(now - self._waited, 1e-9)
+        self._most = max(1, min(2 * self._most, int(AHEAD * rate)))
+        self._ahead, self._waited = 0, now
+        return now >= self._next
 
     def save(self, position: Position) -> None:
         """Writes a position."""
