@@ -66,6 +66,32 @@ def measure(
     )
 
 
+def next_base(problem: Problem, space: Space, archive: Archive, bases: np.ndarray) -> np.ndarray:
+    """The widths that curves are measured around next, int `[C]`.
+
+    First all groups are at their greatest widths, which tells little about networks that are much
+    smaller; so uniform pruning to the budget comes second. Then it is the network of least loss
+    that was found and is not a base yet.
+
+    Args:
+        problem: the budgets.
+        space: the groups.
+        archive: what was scored so far.
+        bases: int `[n, C]`, the widths that curves were measured around before.
+    """
+    if len(bases) == 0:
+        return space.greatest
+    if len(bases) == 1:
+        return widths.of_masks(
+            space, [widths.in_proportion(problem, space, np.ones(len(bases[0])))]
+        )[0]
+    chosen = np.flatnonzero((archive.cost <= problem.budget) & ~np.isnan(archive.validation))
+    order = chosen[np.argsort(archive.loss[chosen], kind="stable")]
+    found = widths.of_masks(space, archive.masks[order])
+    new = ~(found[:, None] == bases).all(-1).any(-1)
+    return found[int(new.argmax())]
+
+
 def convex(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The greatest convex curve below the points, at the same positions (which ascend), `[W]`."""
     hull: list[int] = []

@@ -99,7 +99,8 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     """One generation."""
     space = widths.space(problem)
     rng = np.random.default_rng([*np.asarray(state.key).tolist(), int(state.iteration)])
-    archive, first = state.archive, []
+    archive = state.archive
+    first: list[np.ndarray] = []
     if not int(state.iteration):
         archive, first = _first(config, problem, space, archive)
     known = {mask.tobytes() for mask in archive.masks}
@@ -157,7 +158,7 @@ def _child(
         factors = np.ones(len(parts))
         # Larger steps where smaller ones lead to nothing new.
         factors[chosen] = np.exp(rng.normal(0, config.step * (1 + draw / 2), len(chosen)))
-        child = widths.within_budget(problem, space, parts * factors)
+        child = widths.in_proportion(problem, space, parts * factors)
         if child.tobytes() not in known:
             break
     return child

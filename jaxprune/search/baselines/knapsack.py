@@ -8,11 +8,12 @@ same was done for filters by Aflalo et al. ("Knapsack Pruning with Inner Distill
 
 Parameters and multiply-adds are products of neighbouring widths, not sums over groups. So the cost
 is linearised: of each group's width the cost is taken while the others have those of the present
-network, the changes are added, and the choice becomes the next present network. The real cost is
-always checked: a choice that breaks a budget is narrowed, all groups in proportion, until it does
-not. If the sum of the losses has not fallen, the next choice must lie closer to the present network,
-within half the distance (successive linear programming with a trust region). For a cost that is a
-sum over groups the first choice is exact.
+network, the changes are added up, and the solution becomes the next present network, as long as
+the sum of the losses falls (successive linear programming). The real cost is always checked: a
+solution that breaks a budget is narrowed, all groups in proportion, until it does not. For a cost
+that is a sum over groups the first solution is exact. Losses are no sum either, so that solutions
+are sought within several distances of where the curves were measured, and the best as scored is
+where they are measured next.
 
 A cost that has to be measured is measured at three widths of each group, and interpolated.
 """
@@ -29,6 +30,7 @@ from jax import Array
 
 from jaxprune.search import rounds
 from jaxprune.search.baselines import candidates, curves, widths
+from jaxprune.search.baselines.sensitivity import REACHES
 from jaxprune.search.baselines.widths import Space
 from jaxprune.search.problem import Archive, Problem, SearchResult, best, shares
 from jaxprune.search.ranges import AT_LEAST_ONE, require
@@ -42,22 +44,22 @@ class Config:
     """Settings of the knapsack."""
 
     iterations: int = 3
-    """How often the curves are measured: first with all other groups whole, then with the others
-    as narrow as in the best network so far."""
+    """How often the curves are measured: with all other groups whole, with the others as narrow as
+    uniform pruning makes them, then as in the best network so far."""
 
     points: int = 8
     """Widths of each group that its curve is scored at, besides the whole group; they lie closer
     together where few channels are left."""
 
-    choices: int = 8
-    """How often the knapsack is solved for the same curves, each time with the cost linearised
-    around the network that was chosen before; fewer if nothing better is found."""
+    solutions: int = 8
+    """How often at most the knapsack is solved for one candidate, each time with the cost
+    linearised around the solution before."""
 
     widths: int = 128
     """At most about so many widths of a group to choose from, equally spaced."""
 
     def __post_init__(self) -> None:
-        require(self, AT_LEAST_ONE, "iterations", "points", "choices")
+        require(self, AT_LEAST_ONE, "iterations", "points", "solutions")
         if not self.widths >= 2:
             raise ValueError(f"widths must be at least 2, not {self.widths}")
 
@@ -68,20 +70,19 @@ class State(NamedTuple):
     Attributes:
         archive: the candidates found so far, those that the curves were measured with included.
         iteration: number of updates made, int32 `[]`.
-        base: the widths that the next curves are measured around, int32 `[C]`.
+        bases: the widths that curves were measured around, int32 `[iteration, C]`.
     """
 
     archive: Archive
     iteration: np.int32
-    base: np.ndarray
+    bases: np.ndarray
 
 
 def init(config: Config, problem: Problem, key: Array) -> State:
     """The state before any candidate was evaluated."""
     del config, key
-    whole = widths.space(problem).greatest
-    count = problem.structure.num_channels
-    return State(candidates.empty(count), np.int32(0), whole.astype(np.int32))
+    none = np.zeros((0, len(widths.space(problem).choices)), np.int32)
+    return State(candidates.empty(problem.structure.num_channels), np.int32(0), none)
 
 
 def finished(config: Config, state: State) -> bool:
@@ -92,14 +93,12 @@ def finished(config: Config, state: State) -> bool:
 def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
     """Measures the curves and solves the knapsack until its choice no longer changes."""
     space = widths.space(problem)
-    measured = curves.measure(problem, space, state.base, config.points, state.archive)
-    first = widths.within_budget(problem, space, state.base / space.greatest)
-    chosen = choose(config, problem, space, measured.losses, first)
-    # As many each time: nothing is compiled anew.
-    chosen = chosen + chosen[-1:] * (config.choices + 1 - len(chosen))
+    base = curves.next_base(problem, space, state.archive, state.bases)
+    measured = curves.measure(problem, space, base, config.points, state.archive)
+    chosen = [choose(config, problem, space, measured.losses, base, reach) for reach in REACHES]
     archive = candidates.extend(measured.archive, problem, np.stack(chosen), many=True)
-    base = widths.of_masks(space, [archive.masks[candidates.least_loss(archive, problem.budget)]])
-    state = State(archive, np.int32(state.iteration + 1), base[0].astype(np.int32))
+    bases = np.concatenate([state.bases, base[None].astype(np.int32)])
+    state = State(archive, np.int32(state.iteration + 1), bases)
     return state, candidates.metrics(archive, problem.budget, int(state.iteration))
 
 
@@ -108,20 +107,21 @@ def choose(
     problem: Problem,
     space: Space,
     losses: tuple[np.ndarray, ...],
-    first: np.ndarray,
-) -> list[np.ndarray]:
-    """The networks that solutions of the knapsack led to.
+    base: np.ndarray,
+    reach: float,
+) -> np.ndarray:
+    """The network that solving the knapsack again and again leads to.
 
     Args:
         config: the settings.
         problem: the costs and budgets.
         space: the groups.
         losses: of each choice, `[W]`, at its allowed widths.
-        first: the mask to begin at, uint8 `[N]`, within the budget.
+        base: int `[C]`, widths to begin at.
+        reach: how far from there widths may lie, as a part of their groups' sizes.
 
     Returns:
-        Masks, uint8 `[N]` each, within the budget: `first` and what was better by the sum of the
-        losses, the best last.
+        The mask, uint8 `[N]`, within the budget.
     """
 
     def total(present: np.ndarray) -> float:
@@ -130,12 +130,12 @@ def choose(
             for width, choice, loss in zip(present, space.choices, losses, strict=True)
         )
 
-    found, reach = [first], 1.0
-    present = widths.of_masks(space, [first])[0]
-    for _ in range(config.choices):
+    best_mask = widths.in_proportion(problem, space, base / space.greatest)
+    base = present = widths.of_masks(space, [best_mask])[0]
+    for _ in range(config.solutions):
         options = [
-            _options(choice.widths, width, config.widths, reach)
-            for choice, width in zip(space.choices, present, strict=True)
+            _options(choice.widths, start, width, config.widths, reach)
+            for choice, start, width in zip(space.choices, base, present, strict=True)
         ]
         values = [
             np.interp(-option, -choice.widths, loss)
@@ -144,23 +144,19 @@ def choose(
         costs, limits = linearised(problem, space, present, options)
         solution = solve(values, costs, limits)
         wanted = np.array([option[k] for option, k in zip(options, solution, strict=True)])
-        if (wanted == present).all():
-            break
         mask = widths.masks(space, [wanted])[0]
         if candidates.relative_costs(problem, mask[None])[0] > problem.budget:
-            mask = widths.within_budget(problem, space, wanted / space.greatest)
+            mask = widths.in_proportion(problem, space, wanted / space.greatest)
             wanted = widths.of_masks(space, [mask])[0]
-        if total(wanted) < total(present):
-            present = wanted
-            found.append(mask)
-        else:
-            reach /= 2
-    return found
+        if total(wanted) >= total(present):
+            break
+        best_mask, present = mask, wanted
+    return best_mask
 
 
-def _options(allowed: np.ndarray, present: int, count: int, reach: float) -> np.ndarray:
-    """The widths to choose from, descending: the present one and some within reach of it."""
-    near = allowed[np.abs(allowed - present) <= max(1.0, reach * allowed.max())]
+def _options(allowed: np.ndarray, base: int, present: int, count: int, reach: float) -> np.ndarray:
+    """The widths to choose from, descending: the present one and some within reach of `base`."""
+    near = allowed[np.abs(allowed - base) <= max(1.0, reach * allowed.max())]
     spaced = near[
         np.unique(np.linspace(0, len(near) - 1, min(count, len(near))).round().astype(int))
     ]
@@ -187,12 +183,9 @@ def linearised(
         else np.unique([option[0], width, option[-1]])[::-1]  # each takes a while
         for option, width in zip(options, present, strict=True)
     ]
-    tries = np.concatenate(
-        [
-            np.where(np.arange(len(present)) == c, several[:, None], present)
-            for c, several in enumerate([present[:1], *at], start=-1)
-        ]
-    )
+    own = np.eye(len(present), dtype=bool)
+    one_changed = [np.where(own[c], several[:, None], present) for c, several in enumerate(at)]
+    tries = np.concatenate([present[None], *one_changed])
     parts = _shares(problem, widths.masks(space, tries)) / problem.limits
     now, *each = np.split(parts, np.cumsum([1, *map(len, at)])[:-1])
     costs = [
@@ -203,7 +196,7 @@ def linearised(
 
 
 def _shares(problem: Problem, masks: np.ndarray) -> np.ndarray:
-    """`shares` in float64, computed in parts of one size, so that memory and compiling are bounded."""
+    """`shares` in float64, computed in parts of one size: little memory, and compiled once."""
     if not problem.traceable:
         return shares(problem, masks).astype(np.float64)
     found = []

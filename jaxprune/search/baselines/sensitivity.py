@@ -7,9 +7,9 @@ the channels in this order, so that the budget is used up to one channel. What i
 threshold is one of two things:
 
 - "loss": the height of the curve, as Li et al. (ICLR 2017, sec. 3.2) read it by eye.
-- "slope": how much the loss rises for what is saved of the cost. At the best point of a sum of convex
-  curves under a linear budget all slopes are equal (Everett, Operations Research 1963), so the
-  curves are made convex. What a channel saves depends on the other widths: it is taken at the
+- "slope": how much the loss rises for what is saved of the cost. At the best point of a sum of
+  convex curves under a linear budget all slopes are equal (Everett, Operations Research 1963), so
+  the curves are made convex. What a channel saves depends on the other widths: it is taken at the
   widths that the curves were measured around, and then at those of the answer.
 
 All are tried. The curves of a further iteration are measured around the best network so far.
@@ -37,8 +37,8 @@ class Config:
     """Settings of sensitivity pruning."""
 
     iterations: int = 3
-    """How often the curves are measured: first with all other groups whole, then with the others
-    as narrow as in the best network so far."""
+    """How often the curves are measured: with all other groups whole, with the others as narrow as
+    uniform pruning makes them, then as in the best network so far."""
 
     points: int = 8
     """Widths of each group that its curve is scored at, besides the whole group; they lie closer
@@ -54,20 +54,19 @@ class State(NamedTuple):
     Attributes:
         archive: the candidates found so far, those that the curves were measured with included.
         iteration: number of updates made, int32 `[]`.
-        base: the widths that the next curves are measured around, int32 `[C]`.
+        bases: the widths that curves were measured around, int32 `[iteration, C]`.
     """
 
     archive: Archive
     iteration: np.int32
-    base: np.ndarray
+    bases: np.ndarray
 
 
 def init(config: Config, problem: Problem, key: Array) -> State:
     """The state before any candidate was evaluated."""
     del config, key
-    whole = widths.space(problem).greatest
-    count = problem.structure.num_channels
-    return State(candidates.empty(count), np.int32(0), whole.astype(np.int32))
+    none = np.zeros((0, len(widths.space(problem).choices)), np.int32)
+    return State(candidates.empty(problem.structure.num_channels), np.int32(0), none)
 
 
 def finished(config: Config, state: State) -> bool:
@@ -78,16 +77,18 @@ def finished(config: Config, state: State) -> bool:
 def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
     """Measures the curves and tries each threshold."""
     space = widths.space(problem)
-    measured = curves.measure(problem, space, state.base, config.points, state.archive)
-    masks = answers(problem, space, measured, state.base)
+    base = curves.next_base(problem, space, state.archive, state.bases)
+    measured = curves.measure(problem, space, base, config.points, state.archive)
+    masks = answers(problem, space, measured, base)
     archive = candidates.extend(measured.archive, problem, masks, many=True)
-    base = widths.of_masks(space, [archive.masks[candidates.least_loss(archive, problem.budget)]])
-    state = State(archive, np.int32(state.iteration + 1), base[0].astype(np.int32))
+    bases = np.concatenate([state.bases, base[None].astype(np.int32)])
+    state = State(archive, np.int32(state.iteration + 1), bases)
     return state, candidates.metrics(archive, problem.budget, int(state.iteration))
 
 
-ANSWERS = 4
-"""How many networks the curves suggest."""
+REACHES = (1.0, 0.5, 0.25, 0.125)
+"""How far the answers go from the widths that the curves were measured around, as parts of the
+groups' sizes: far away curves of single groups tell little about networks."""
 
 
 def answers(problem: Problem, space: Space, measured: Curves, base: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def answers(problem: Problem, space: Space, measured: Curves, base: np.ndarray) 
         base: int `[C]`, the widths that the curves were measured around.
 
     Returns:
-        Masks, uint8 `[ANSWERS, N]`, within the budget. Some may be equal.
+        Masks, uint8 `[1 + 2 len(REACHES), N]`, within the budget. Some may be equal.
 
     Raises:
         ValueError: the budget cannot be met even with one channel in each group.
@@ -110,13 +111,14 @@ def answers(problem: Problem, space: Space, measured: Curves, base: np.ndarray) 
         np.diff(curves.convex(-choice.widths, loss)) / -np.diff(choice.widths)
         for choice, loss in zip(space.choices, measured.losses, strict=True)
     ]
-    found = [_removed_below(problem, space, heights)]
-    at = base
-    while len(found) < ANSWERS:
-        saved = savings(problem, space, at)
-        priced = [slope / price for slope, price in zip(slopes, saved, strict=True)]
-        found.append(_removed_below(problem, space, priced))
-        at = widths.of_masks(space, found[-1:])[0]
+    found = [_removed_below(problem, space, heights, base, 1.0)]
+    for reach in REACHES:
+        at = base
+        for _ in range(2):
+            saved = savings(problem, space, at)
+            priced = [slope / price for slope, price in zip(slopes, saved, strict=True)]
+            found.append(_removed_below(problem, space, priced, base, reach))
+            at = widths.of_masks(space, found[-1:])[0]
     return np.stack(found)
 
 
@@ -138,24 +140,30 @@ def savings(problem: Problem, space: Space, at: np.ndarray) -> np.ndarray:
     return np.maximum(per_channel, 1e-3 * max(per_channel.mean(), 1e-9))
 
 
-def _removed_below(problem: Problem, space: Space, values: list[np.ndarray]) -> np.ndarray:
+def _removed_below(
+    problem: Problem, space: Space, values: list[np.ndarray], base: np.ndarray, reach: float
+) -> np.ndarray:
     """The mask that is left when channels go in the order of what their loss is held against.
 
     `values` has for each choice `[W - 1]`, of each step from one allowed width to the next. Among
-    equal values the least important channels of all groups go first.
+    equal values the least important channels of all groups go first. Channels that are more than
+    `reach` of their group above `base` go before all others, those as far below it after them.
     """
     size = within_groups.size(space.sizes)
+    width = size - space.rank  # the least width that a channel belongs to
     score = np.empty(len(size))
     for c, (choice, value) in enumerate(zip(space.choices, values, strict=True)):
         channels = space.choice_of == c
-        width = (size - space.rank)[channels]  # the least width that a channel belongs to
-        step = np.searchsorted(-choice.widths, -width, side="right") - 1
+        step = np.searchsorted(-choice.widths, -width[channels], side="right") - 1
         padded = np.concatenate([[-np.inf], value, [np.inf]])
-        score[channels] = padded[np.where(width > choice.widths[0], 0, step + 1)]
+        score[channels] = padded[step + 1]
+    far = np.maximum(1, reach * size)
+    score[width > base[space.choice_of] + far] = -np.inf
+    score[width <= base[space.choice_of] - far] = np.inf
     order = np.lexsort(((space.rank + 0.5) / size, score))
     turn = np.empty(len(order))
     turn[order] = np.arange(len(order))
-    return widths.by_turns(problem, turn)
+    return widths.in_order(problem, space, turn)
 
 
 def search(

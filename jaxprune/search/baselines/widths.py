@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxprune.costs import within_groups
 from jaxprune.costs.limits import NO_LIMITS, Choice, Limits, choices
+from jaxprune.search.baselines import candidates
 from jaxprune.search.baselines.removal import least_removal
 from jaxprune.search.envs import filterwise
 from jaxprune.search.problem import Problem
@@ -63,12 +64,12 @@ def masks(space: Space, widths: Any) -> np.ndarray:
 
 def of_masks(space: Space, masks: Any) -> np.ndarray:
     """How many channels masks keep: `[K, N]` -> int `[K, C]`."""
-    starts = np.cumsum(space.sizes) - space.sizes
+    starts = np.cumsum(np.array([0, *space.sizes[:-1]]))
     kept = np.add.reduceat(np.asarray(masks, np.int64), starts, axis=-1)
     return kept[:, [choice.groups[0] for choice in space.choices]]
 
 
-def within_budget(problem: Problem, space: Space, parts: np.ndarray) -> np.ndarray:
+def in_proportion(problem: Problem, space: Space, parts: np.ndarray) -> np.ndarray:
     """The widest network whose widths are about in proportion to `parts`.
 
     Widths grow together, group by group in this proportion, until one more channel would break a
@@ -87,11 +88,49 @@ def within_budget(problem: Problem, space: Space, parts: np.ndarray) -> np.ndarr
     """
     size = within_groups.size(space.sizes)
     place = (size - 0.5 - space.rank) / size  # 0 = most important, 1 = least
-    return by_turns(problem, -place / parts[space.choice_of])
+    return in_order(problem, space, -place / parts[space.choice_of])
 
 
-def by_turns(problem: Problem, score: np.ndarray) -> np.ndarray:
-    """`least_removal` of scores as precise as float64, `[N]`; ties by index."""
+def in_order(problem: Problem, space: Space, score: np.ndarray) -> np.ndarray:
+    """The mask that is left when channels go in the order of their score, until the budget is met.
+
+    What the last removal saved too much is used up again: channels return, the last removed first,
+    as long as one of them fits. (Not where the cost has to be measured.)
+
+    Args:
+        problem: the budgets.
+        space: the groups.
+        score: float64 `[N]`, finite or not, which rises with the importance within each group; the
+            lowest goes first, ties by index.
+
+    Returns:
+        The mask, uint8 `[N]`.
+
+    Raises:
+        ValueError: the budget cannot be met even with one channel in each group.
+    """
     turn = np.empty(len(score), np.float32)
     turn[np.argsort(score, kind="stable")] = np.arange(len(score))
-    return np.asarray(least_removal(problem, jnp.asarray(turn)))
+    mask = np.asarray(least_removal(problem, jnp.asarray(turn)))
+    return _filled(problem, space, mask, turn) if problem.traceable else mask
+
+
+def _filled(problem: Problem, space: Space, mask: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """The mask with the channels that still fit, one allowed width at a time."""
+    own = np.eye(len(space.choices), dtype=bool)
+    while True:
+        present = of_masks(space, [mask])[0]
+        wider = np.array(
+            [
+                choice.widths[max(0, np.searchsorted(-choice.widths, -width) - 1)]
+                for choice, width in zip(space.choices, present, strict=True)
+            ]
+        )
+        tries = masks(space, np.where(own, np.maximum(wider, present), present))
+        fits = (tries != mask).any(-1) & (
+            candidates.relative_costs(problem, tries) <= problem.budget
+        )
+        if not fits.any():
+            return mask
+        returning = np.where(tries > mask, turn, -1).max(-1)
+        mask = tries[np.where(fits, returning, -1).argmax()]
