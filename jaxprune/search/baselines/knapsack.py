@@ -35,6 +35,9 @@ from jaxprune.search.baselines.widths import Space
 from jaxprune.search.problem import Archive, Problem, SearchResult, best, shares
 from jaxprune.search.ranges import AT_LEAST_ONE, require
 
+ROUNDING = 5e-7
+"""What costs may be above a limit, as a part of it, for the solver: they are known to float32."""
+
 AT_ONCE = 256
 """Masks whose costs are computed together."""
 
@@ -43,7 +46,7 @@ AT_ONCE = 256
 class Config:
     """Settings of the knapsack."""
 
-    iterations: int = 3
+    iterations: int = 4
     """How often the curves are measured: with all other groups whole, with the others as narrow as
     uniform pruning makes them, then as in the best network so far."""
 
@@ -192,7 +195,7 @@ def linearised(
         np.stack([np.interp(-option, -several, part) for part in (found - now).T], axis=-1)
         for option, several, found in zip(options, at, each, strict=True)
     ]
-    return costs, 1 - now[0]
+    return costs, 1 - now[0] + ROUNDING
 
 
 def _shares(problem: Problem, masks: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ from jaxprune.search.ranges import AT_LEAST_ONE, require
 class Config:
     """Settings of sensitivity pruning."""
 
-    iterations: int = 3
+    iterations: int = 4
     """How often the curves are measured: with all other groups whole, with the others as narrow as
     uniform pruning makes them, then as in the best network so far."""
 
