@@ -26,6 +26,9 @@ SEARCHES = {
     "cacp": {**AGENT, "warmup": 4},
     "magnitude": {},
     "random": {"candidates": 40, "batch": 8},
+    "sensitivity": {"iterations": 3, "points": 4},
+    "knapsack": {"iterations": 3, "points": 4},
+    "evolution": {"candidates": 50, "batch": 8, "points": 4},
     **{name: {"epochs": 5} for name in ("l0", "autoprune", "group_lasso", "cges")},
 }
 

@@ -48,8 +48,8 @@ class RunConfig:
     """Settings of a run that do not belong to its search method."""
 
     method: _Name = "mcts"
-    """How masks are found: mcts, crl, acnn, amc, cacp, magnitude, random, l0, autoprune,
-    group_lasso or cges."""
+    """How masks are found: mcts, crl, acnn, amc, cacp, magnitude, random, sensitivity, knapsack,
+    evolution, l0, autoprune, group_lasso or cges."""
 
     dataset: _Name = "digits"
     """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""

@@ -17,6 +17,9 @@ METHODS: dict[str, str] = {
     "cacp": "jaxprune.search.agents.cacp",
     "magnitude": "jaxprune.search.baselines.magnitude",
     "random": "jaxprune.search.baselines.random",
+    "sensitivity": "jaxprune.search.baselines.sensitivity",
+    "knapsack": "jaxprune.search.baselines.knapsack",
+    "evolution": "jaxprune.search.baselines.evolution",
     "l0": "jaxprune.search.baselines.hard_concrete",
     "autoprune": "jaxprune.search.baselines.autoprune",
     "group_lasso": "jaxprune.search.baselines.group_lasso",
@@ -26,9 +29,9 @@ METHODS: dict[str, str] = {
 
 NAMES: tuple[str, ...] = tuple(METHODS)
 
-TRACED_ONLY: tuple[str, ...] = tuple(
-    name for name in METHODS if name not in ("crl", "magnitude", "random")
-)
+_MEASURING = ("crl", "magnitude", "random", "sensitivity", "knapsack", "evolution")
+
+TRACED_ONLY: tuple[str, ...] = tuple(name for name in METHODS if name not in _MEASURING)
 """Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 

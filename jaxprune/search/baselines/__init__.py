@@ -1,23 +1,37 @@
 """What the agents are compared with.
 
-`magnitude` and `random` prune without learning what to prune. `hard_concrete` (L0), `autoprune`,
+`magnitude` and `random` prune without learning what to prune. `sensitivity`, `knapsack` and
+`evolution` choose each group's width by what candidates score. `hard_concrete` (L0), `autoprune`,
 `group_lasso` and `cges` train a network to be sparse. All are search methods like the agents: each
 has the names Config, State, init, update and search. `uniform_l1`, `global_l1` and `random_mask`
 give their masks directly.
 """
 
-from jaxprune.search.baselines import autoprune, cges, group_lasso, hard_concrete, magnitude, random
+from jaxprune.search.baselines import (
+    autoprune,
+    cges,
+    evolution,
+    group_lasso,
+    hard_concrete,
+    knapsack,
+    magnitude,
+    random,
+    sensitivity,
+)
 from jaxprune.search.baselines.magnitude import global_l1, uniform_l1
 from jaxprune.search.baselines.random import random_mask
 
 __all__ = [
     "autoprune",
     "cges",
+    "evolution",
     "global_l1",
     "group_lasso",
     "hard_concrete",
+    "knapsack",
     "magnitude",
     "random",
     "random_mask",
+    "sensitivity",
     "uniform_l1",
 ]

@@ -41,16 +41,35 @@ def empty(num_filters: int) -> Archive:
     return Archive(masks=masks, cost=none, loss=none, accuracy=none, validation=none)
 
 
-def extend(archive: Archive, problem: Problem, masks: Array) -> Archive:
-    """Appends candidates, `[K, N]` with 1 = kept, scored on the training and validation splits."""
+def extend(
+    archive: Archive, problem: Problem, masks: Any, *, many: bool = False, probes: bool = False
+) -> Archive:
+    """Appends candidates that are scored on the batches of the training and validation splits.
+
+    Args:
+        archive: what was found before.
+        problem: what scores them.
+        masks: `[K, N]`, 1 = kept.
+        many: the search scores hundreds of networks, so that preparing for them pays where it does
+            not for a few.
+        probes: they are scored to learn something, not to be chosen: their validation accuracy is
+            not looked at, and their cost, where it had to be measured, neither; both are NaN.
+    """
     masks = jnp.asarray(masks)
-    train, validation = scores(problem, masks), validation_scores(problem, masks)
+    by = problem.host if many else None
+    train = by.evaluate(masks.astype(jnp.float32)) if by else scores(problem, masks)
+    cost = validation = np.full(len(masks), np.nan, np.float32)
+    if not probes:
+        found = by.validate(masks.astype(jnp.float32)) if by else validation_scores(problem, masks)
+        validation = np.asarray(found.accuracy, np.float32)
+    if problem.traceable or not probes:
+        cost = relative_costs(problem, masks)
     new = Archive(
         masks=np.asarray(masks, np.uint8),
-        cost=relative_costs(problem, masks),
+        cost=cost,
         loss=np.asarray(train.loss, np.float32),
         accuracy=np.asarray(train.accuracy, np.float32),
-        validation=np.asarray(validation.accuracy, np.float32),
+        validation=validation,
     )
     return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
 
@@ -92,3 +111,26 @@ def by_training(train: Scores, feasible: Any) -> Any:
 def best_validation(archive: Archive, budget: float) -> float:
     """The validation accuracy of the best feasible candidate."""
     return float(archive.validation[best(archive, budget)])
+
+
+def least_loss(archive: Archive, budget: float) -> int:
+    """The index of the candidate within the budget that has the least loss; the first of equals.
+
+    Raises:
+        ValueError: none is within the budget.
+    """
+    feasible = np.flatnonzero(archive.cost <= budget)
+    if not len(feasible):
+        raise ValueError(f"none of the {len(archive.cost)} candidates costs at most {budget:g}")
+    return int(feasible[np.nan_to_num(archive.loss[feasible], nan=np.inf).argmin()])
+
+
+def metrics(archive: Archive, budget: float, iteration: int) -> dict[str, float]:
+    """What a search that is played in rounds reports after each of them."""
+    return {
+        "iteration": iteration,
+        "episodes": len(archive.cost),
+        "candidates": len(archive.cost),
+        "best_accuracy": best_validation(archive, budget),
+        "least_loss": float(archive.loss[least_loss(archive, budget)]),
+    }

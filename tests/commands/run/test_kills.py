@@ -9,7 +9,7 @@ from commands.run.runs import assert_alike, start
 from jaxprune.search import methods
 
 KILLS = 5
-"""Of each method's run: 55 in all."""
+"""Of each method's run: 70 in all."""
 
 RUN = [
     *("--model", "lenet300", "--cost", "neurons", "--budget", "0.6", "--search-examples", "64"),
@@ -28,6 +28,9 @@ SEARCHES = {
     "cacp": [*AGENT, "--search.warmup", "8"],
     "magnitude": [],
     "random": ["--search.candidates", "64", "--search.batch", "8"],
+    "sensitivity": [],
+    "knapsack": [],
+    "evolution": [],
     **{name: ["--search.epochs", "8"] for name in ("l0", "autoprune", "group_lasso", "cges")},
 }
 
