@@ -49,7 +49,7 @@ from jaxprune.costs import within_groups
 from jaxprune.networks import bundled
 from jaxprune.search.agents import acnn, amc
 from jaxprune.search.agents.ddpg.config import Config
-from jaxprune.search.agents.ddpg.rollout import most_removed
+from jaxprune.search.agents.ddpg.episodes import most_removed
 from jaxprune.search.envs.observations import attributes, observer
 from jaxprune.search.envs.reach import least_removed
 from jaxprune.search.problem import Host, Problem, on_host

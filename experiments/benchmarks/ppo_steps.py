@@ -49,7 +49,7 @@ from jaxprune.costs import within_groups
 from jaxprune.networks import bundled
 from jaxprune.scoring.evaluation import Scores
 from jaxprune.search.agents import ppo_lagrangian
-from jaxprune.search.agents.ppo_lagrangian import fitting, normalization
+from jaxprune.search.agents.ppo_lagrangian import episodes, fitting, losses, normalization
 from jaxprune.search.envs import layerwise
 from jaxprune.search.problem import Problem
 
@@ -335,7 +335,7 @@ class Baselines3:
             device="cpu",
         )
         # It begins with as much removed as CRL does.
-        first = ppo_lagrangian.agent.initial_action(config, case.problem)
+        first = episodes.initial_action(config, case.problem)
         torch.nn.init.constant_(self.model.policy.action_net.bias, first)
 
     @property
@@ -356,7 +356,7 @@ def gradients_alone(config: ppo_lagrangian.Config, case: Case) -> Callable[[], A
     steps = config.episodes * case.rules.num_steps
     normal = functools.partial(jax.random.normal, jax.random.key(0))
     size = len(layerwise.OBSERVATION)
-    samples = fitting.Samples(
+    samples = losses.Samples(
         observations=normal((steps, size)),
         actions=normal((steps, 1)),
         log_probs=normal((steps,)),
@@ -366,10 +366,10 @@ def gradients_alone(config: ppo_lagrangian.Config, case: Case) -> Callable[[], A
     )
 
     @jax.jit
-    def all_of_them(variables: Any, samples: fitting.Samples) -> Any:
+    def all_of_them(variables: Any, samples: losses.Samples) -> Any:
         def one(variables: Any, rows: jax.Array) -> tuple[Any, None]:
             minibatch = jax.tree.map(lambda leaf: leaf[rows], samples)
-            loss = jax.grad(lambda *given: fitting.losses(learning, *given)[0])
+            loss = jax.grad(lambda *given: losses.losses(learning, *given)[0])
             gradient = loss(variables, minibatch)
             return jax.tree.map(lambda x, g: x - 1e-6 * g, variables, gradient), None
 

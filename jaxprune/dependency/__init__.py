@@ -1,4 +1,4 @@
-"""Which channels of a network must be removed together, found from the jaxpr of any function."""
+"""Finding which channels of a network must be removed together, from the jaxpr of a function."""
 
 from jaxprune.dependency.activity import activity, second_moments
 from jaxprune.dependency.atoms import CouplingError

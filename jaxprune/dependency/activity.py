@@ -1,4 +1,4 @@
-"""What layers read: how large it is, channel by channel, and how channels go together."""
+"""Activations that layers read: the size of each channel, and second moments of channel pairs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,15 +15,15 @@ from jaxprune.dependency.masking import Masked, masked_by
 
 
 def activity(fn: Callable[..., Any], structure: Structure, params: Any, *arguments: Any) -> Any:
-    """The mean absolute value of what layers read of each channel.
+    """The mean absolute activation of each channel, as the layers that read it see it.
 
     Wherever the function sums over an axis of channels, the absolute values of the operand are
-    averaged over all its other axes. A channel's values there are added up over its positions and
-    over everything that reads it.
+    averaged over all other axes. The averages are added up over a channel's positions on the axis
+    and over everything that reads the channel.
 
     Args:
-      fn: any function `fn(params, *arguments)` of the parameters that the structure describes. What
-        its outputs do not depend on, or not differentiably, is not seen.
+      fn: any function `fn(params, *arguments)` of the parameters that the structure describes.
+        Activations that its outputs do not depend on differentiably are not seen.
       structure: what `trace` returned.
       params: the dense parameters.
       *arguments: inputs.
@@ -47,20 +47,19 @@ def activity(fn: Callable[..., Any], structure: Structure, params: Any, *argumen
 def second_moments(
     fn: Callable[..., Any], structure: Structure, params: Any, *arguments: Any, centred: bool
 ) -> list[Any]:
-    """How what layers read of two channels goes together, for the channels of each group.
+    """The second moments of the activations of each group's channels, as layers read them.
 
-    Wherever the function sums over an axis of channels, the product of two channels is averaged
-    over all other axes of the operand: `x_i x_j`, or `(x_i - mean x_i) (x_j - mean x_j)`. The
-    averages are added up over the positions that a channel has on the axis, and over everything
-    that reads the group. Positions that are kept only with several channels (heads times head
-    dimension) are not seen.
+    Wherever the function sums over an axis of channels, the product of two channels, `x_i x_j` or
+    `(x_i - mean x_i) (x_j - mean x_j)`, is averaged over all other axes of the operand. The
+    averages are added up over a channel's positions on the axis and over everything that reads the
+    group. Positions that need several channels (heads times head dimension) are left out.
 
     Args:
       fn: any function `fn(params, *arguments)`, as for `activity`.
       structure: what `trace` returned.
       params: the dense parameters.
       *arguments: inputs.
-      centred: whether channels are taken less their means: covariances.
+      centred: whether the means are subtracted first, which gives covariances.
 
     Returns:
       float32 [size, size] for each group, zero where nothing was seen.
@@ -83,7 +82,7 @@ def second_moments(
 
 
 class _Observed(Masked):
-    """Masks of ones whose derivative is the size of what they are multiplied to."""
+    """Masks of ones whose gradient is the mean absolute value of what they multiply."""
 
     def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
         if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -95,14 +94,14 @@ class _Observed(Masked):
 
 
 class _Paired(Masked):
-    """Masks of ones, and for each group a matrix whose derivative is its second moments.
+    """Masks of ones, and for each group a matrix whose gradient is its second moments.
 
     Args:
       structure: the structure of the parameters.
       masks: the masks of its groups.
       table: atoms 1 to C are the structure's channels.
       taps: [size, size] for each group.
-      centred: whether means are taken off.
+      centred: whether means are subtracted.
     """
 
     def __init__(
@@ -146,7 +145,7 @@ class _Paired(Masked):
 
 @jax.custom_vjp
 def _pair(value: Any, seen: Any, tap: Any) -> Any:
-    """The value; the derivative of the tap is the second moment of `seen` [rows, n, positions]."""
+    """The value; the gradient of `tap` is the second moment of `seen` [rows, n, positions]."""
     return value
 
 
@@ -164,7 +163,7 @@ _pair.defvjp(_forward_pair, _backward_pair)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _note(value: Any, mask: Any, d: int) -> Any:
-    """The value; in reverse mode its mean absolute size along axis d stands for the mask's part."""
+    """The value; the gradient of `mask` is the mean absolute value along axis d."""
     return value
 
 

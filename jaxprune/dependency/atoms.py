@@ -1,7 +1,7 @@
-"""Atoms: one identity for every position of every axis, merged by a union-find.
+"""Atoms: an id for every position of every axis, merged by a union-find.
 
-Two positions that must be removed together carry the same atom in the end. Atom 0 stands for every
-position that can never be removed, so that axes without channels (batch, space) cost nothing.
+Positions that must be removed together end up in the same class. Atom 0 stands for all positions
+that can never be removed, so axes without channels (batch, space) cost nothing.
 """
 
 from typing import Any, NamedTuple
@@ -40,21 +40,21 @@ def fixed_axis(size: int) -> Axis:
 class AtomTable:
     """A union-find over atoms, vectorised over arrays of them.
 
-    Some atoms are *joints*: such a position is kept only if two others are, as a position of an
-    axis that holds heads times head dimension. `joints.py` makes them and draws conclusions.
+    Some atoms are *joints*: a joint position is kept only if two others are, such as a position on
+    an axis of heads times head dimension. `joints.py` makes them and draws the conclusions.
 
     Args:
-      channels: the number of atoms, 1 to `channels`, that must stay distinct and removable. It is 0
-        when a structure is being found, and the number of its channels when another function of the
-        same parameters is analysed.
+      channels: atoms 1 to `channels` must stay distinct and removable. It is 0 while a structure is
+        being found, and the structure's number of channels when another function of the same
+        parameters is analysed.
       joints: int [J, 2]: the atoms after these are joints of the given pairs of atoms, and must
         stay distinct as well.
 
     Attributes:
       channels: as given.
       given: how many atoms were given, joints included.
-      version: how often something was learned.
-      settled: the version up to which conclusions were drawn.
+      version: counts what has been learned.
+      settled: the version up to which conclusions have been drawn.
     """
 
     def __init__(self, channels: int = 0, joints: np.ndarray | None = None):
@@ -104,7 +104,7 @@ class AtomTable:
         return self._all_joints()[:, 3:]
 
     def keep_joints(self, which: np.ndarray) -> None:
-        """Forgets the joints that are not indexed."""
+        """Forgets all other joints."""
         self._set_joints(self._all_joints()[which])
 
     def _all_joints(self) -> np.ndarray:
@@ -128,7 +128,7 @@ class AtomTable:
         return atoms
 
     def factors_of(self, roots: Axis) -> tuple[Axis, Axis]:
-        """The factors of classes that are known to be joints; those of others are 0."""
+        """The factors of classes that are known to be joints; 0 for all others."""
         row = self._joint_of[roots]
         known = row != _NO_JOINT
         left, right = np.zeros_like(roots), np.zeros_like(roots)
@@ -152,7 +152,7 @@ class AtomTable:
         return roots
 
     def removable(self, atoms: Axis) -> np.ndarray:
-        """Which positions may be removed as far as is known now: bool [size]."""
+        """Which positions may be removed, as far as is known: bool [size]."""
         return ~self._frozen[self.find(atoms)]
 
     def reason(self, atom: int) -> Reason | None:

@@ -1,7 +1,8 @@
 """Primitives that call functions: jit, remat, loops, branches, and custom derivatives.
 
-`CALLS` says for each how the functions' values meet the operands and results, how to evaluate the
-primitive again with other functions in their place, and how often a function runs.
+For each of them, `CALLS` relates the operands and results to the arguments and results of the
+called functions, evaluates the primitive with other functions in their place, and tells how often
+each function runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +21,15 @@ from jaxprune.dependency.rules.base import because
 
 
 class Call(NamedTuple):
-    """What is known of a primitive that calls functions.
+    """How a primitive that calls functions is treated.
 
     Attributes:
       analyse: `analyse(table, eqn, inputs, origins, known, reason, analyse_body)` returns the
         analysed functions and the atoms of the results. `analyse_body(jaxpr, axes, origins,
         known)` analyses one function.
-      run: `run(step, operands, again)` evaluates the primitive on values.
-      times: `times(step)`: how often each function runs, on average.
-      facts: what is known of the results.
+      run: `run(step, operands, again)` evaluates the primitive.
+      times: `times(step)` tells how often each function runs, on average.
+      facts: `facts(step)` tells what is known about the results.
     """
 
     analyse: Callable[..., tuple[Sequence[Any], Sequence[Any]]]
@@ -38,13 +39,13 @@ class Call(NamedTuple):
 
 
 class Again(NamedTuple):
-    """What it takes to evaluate functions in another way than they were written.
+    """What it takes to evaluate called functions masked or at smaller sizes.
 
     Attributes:
       evaluate: `evaluate(body, *arguments)` evaluates an analysed function.
       analyse: `analyse(jaxpr, axes, origins, back=False)` analyses another one.
-      tie: `tie(axes, axes)` makes the positions of two values stand or fall together.
-      clear: `clear(value, axes)` makes a derivative for removed positions zero.
+      tie: `tie(axes, axes)` unites the positions of two values.
+      clear: `clear(value, axes)` sets a derivative to zero at removed positions.
       masks: the arrays that `evaluate` and `clear` depend on.
       given: `given(masks)` is the same with other arrays.
     """
@@ -103,9 +104,8 @@ for _name in ("checkpoint", "remat2"):
 
 # -- custom derivatives ---------------------------------------------------------------------------
 #
-# A rule says nothing of the masks: their derivative is that of the function as it is written. They
-# are arguments of the function, because a rule cannot close over what is differentiated or what a
-# loop makes.
+# A custom rule knows nothing of masks: their derivative is that of the function itself. They are
+# passed as arguments, because a rule must not close over tracers of a derivative or of a loop.
 
 
 def _run_custom_jvp(step, operands, again):
@@ -155,7 +155,7 @@ def _run_custom_vjp(step, operands, again):
     skip = params["num_consts"]
     given = [var.aval for var in step.eqn.invars]
     has_masks = bool(jax.tree.leaves(again.masks))
-    traced: list[Any] = []  # where the forward rule's residuals come from, and their types
+    traced: list[Any] = []  # the atoms of the forward rule's residuals, and their types
 
     def call(masks, *values):
         return tuple(again.given(masks).evaluate(body, *values))
@@ -217,13 +217,13 @@ def _run_custom_vjp(step, operands, again):
         return (of_masks, *[None] * skip, *(None if none else next(found) for none in nothing))
 
     function = jax.custom_vjp(call)
-    # A compact network goes without: what asks for them is not followed when it is traced again.
+    # Not in a compact network: a rule that asks for them is frozen when it is traced again.
     function.defvjp(forward, backward, symbolic_zeros=has_masks)
     return function(again.masks, *operands)
 
 
 def _instantiated(derivative: Any) -> Any:
-    """A derivative as an array, also where it is known to be zero."""
+    """A derivative as an array, even if it is a symbolic zero."""
     if not isinstance(derivative, SymbolicZero):
         return derivative
     integer = derivative.dtype == jax.dtypes.float0
@@ -237,13 +237,13 @@ CALLS["custom_vjp_call"] = Call(_analyse_custom_vjp, _run_custom_vjp, facts=_fac
 
 
 def _tie(table, before, after, reason):
-    """What a loop carries has the same positions before and after each round."""
+    """Unites what a loop carries before and after an iteration."""
     for old, new in zip(before, after, strict=True):
         table.unite_values(old, new, because(reason, "the loop carries them"))
 
 
 def scan_counts(eqn):
-    """How many operands are constants of the loop, and how many it carries."""
+    """How many operands are constants of the loop, and how many are carried."""
     if "num_consts" in eqn.params:
         return eqn.params["num_consts"], eqn.params["num_carry"]
     consts, carry, _ = eqn.params["ft_in"].unpack()  # from JAX 0.11 on
@@ -270,7 +270,7 @@ def _analyse_scan(table, eqn, inputs, origins, known, reason, analyse_body):
 
 
 def _steady(origins, num_consts, num_carry):
-    """What a loop carries depends on data, if anything that enters it does."""
+    """The origins of operands: the carry depends on data if any operand of the loop does."""
     if all(origin is not None for origin in origins):
         return origins
     last = num_consts + num_carry
@@ -298,7 +298,7 @@ def _run_scan(step, operands, again):
 
 
 def _every_round(fact: Fact) -> Fact:
-    """What is known of a slice, if a loop runs over equal ones."""
+    """What is known about one slice, if a loop runs over equal ones."""
 
     def slice_() -> np.ndarray | None:
         value = fact.value()
@@ -310,7 +310,7 @@ def _every_round(fact: Fact) -> Fact:
 
 
 def _stacked(fact: Fact, length: int) -> Fact:
-    """What is known of the stacked results of a loop."""
+    """What is known about the stacked results of a loop."""
 
     def repeated() -> np.ndarray | None:
         value = fact.value()
@@ -379,7 +379,7 @@ def _analyse_cond(table, eqn, inputs, origins, known, reason, analyse_body):
 
 
 def _removable(first, outputs):
-    """For each result the branch's axis that has channels, if any has."""
+    """For each axis of the results, that of a branch in which it has channels, if there is one."""
     return [
         tuple(
             next((axes[i][d] for axes in outputs if axes[i][d].any()), axis)

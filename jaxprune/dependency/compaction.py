@@ -1,4 +1,4 @@
-"""Compaction: a network that is really smaller."""
+"""Compaction: slicing parameters, and evaluating a function at the smaller shapes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,15 +19,16 @@ from jaxprune.dependency.trace import analyse_call
 
 @dataclass(frozen=True, eq=False)
 class CompactNetwork:
-    """A function whose removed channels are gone from its parameters and from its arithmetic.
+    """A function without its removed channels, in parameters as in arithmetic.
 
-    A plain JAX function: `jit`, differentiate, `vmap`, fine-tune or export it, or trace it again.
+    It is a plain JAX function: `jit`, differentiate, `vmap`, fine-tune or export it, or trace it
+    again.
     Called with arrays, outside of any transformation, it compiles itself as under `jit`.
 
     Attributes:
       params: the smaller parameters, in the tree of the original ones.
       widths: {group: how many channels are left}.
-      masks: {group: uint8 [size]}, what was kept of the original.
+      masks: {group: uint8 [size]}, which of the original channels were kept.
     """
 
     params: Any = field(repr=False)
@@ -48,25 +49,24 @@ def compact(
 ) -> CompactNetwork:
     """Removes the masked channels from a function of the structure's parameters.
 
-    Every parameter is sliced to the channels that are kept, and the function's equations are
-    evaluated at the smaller shapes. The result equals `masked` up to the order in which floating
-    point numbers are added.
+    Every parameter is sliced to the kept channels, and the function's equations are evaluated at
+    the smaller shapes. The result equals that of `masked` up to the order of floating-point sums.
 
     Args:
       fn: any function `fn(params, *arguments)` of the parameters: the network, its training mode, a
-        loss, a training step. It is traced at its first call for given shapes of the arguments.
+        loss, a training step. It is traced on the first call with arguments of new shapes.
       structure: what `trace` returned.
       params: the dense parameters.
       masks: {group: [size]} of 0 and 1; concrete values, every group with at least one 1.
 
     Returns:
-      The compact network. Its arguments are those of `fn`; input features that were removed are
-      dropped inside, so it takes the same inputs.
+      The compact network. It takes the same arguments as `fn`, whole inputs included: removed
+      input features are dropped inside.
 
     Raises:
-      ValueError: masks or params do not fit the structure, a mask holds other values than 0 and 1,
+      ValueError: masks or params do not fit the structure, a mask holds values other than 0 and 1,
         or a group would be emptied.
-      TypeError: the structure is none.
+      TypeError: `structure` is not a structure.
     """
     check_structure(structure)
     kept_channels = _kept_channels(structure, masks)
@@ -115,7 +115,7 @@ def _smaller(leaves: list[Any], kept_leaves: list[Kept]) -> list[Any]:
 
 
 class _Shrunk:
-    """Evaluates steps at the sizes that are left.
+    """Evaluates steps at the sizes that remain.
 
     Args:
       table: atoms 1 to C are the structure's channels.
@@ -129,7 +129,7 @@ class _Shrunk:
 
     @property
     def masks(self) -> Any:
-        """What is kept is known: the evaluation depends on no array."""
+        """None: what is kept is known, and the evaluation depends on no array."""
         return ()
 
     def given(self, masks: Any) -> "_Shrunk":
@@ -137,11 +137,11 @@ class _Shrunk:
         return self
 
     def constant(self, value: Any, axes: Axes) -> Any:
-        """The kept positions of a value given whole."""
+        """The kept positions of a captured constant."""
         return take(value, self._kept(axes))
 
     def clear(self, value: Any, axes: Axes) -> Any:
-        """There are no removed positions."""
+        """The value: there are no removed positions."""
         return value
 
     def bind(self, step: Step, operands: list[Any]) -> list[Any]:
@@ -171,7 +171,7 @@ class _Shrunk:
         return tuple(keep[known.of_root[self.table.find(axis)]] for axis in axes)
 
     def _whole(self, step: Step) -> bool:
-        """Does a step run as it was written?"""
+        """Whether a step loses no positions."""
         axes = (*step.inputs, *step.outputs, step.rescale)
         return all(keep.all() for each in axes for keep in self._kept(each))
 

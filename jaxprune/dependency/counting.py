@@ -1,4 +1,4 @@
-"""How many parameters and multiply-adds there are, as functions of the groups' widths."""
+"""Counts of parameters and multiply-adds as functions of the groups' widths."""
 
 import math
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def counts(items: Sequence[tuple[float, Sequence[Size]]], num_groups: int) -> Co
 
 
 def _linear(factor: float, sizes: list[Size]) -> list[tuple[float, list[Size]]]:
-    """The same as a sum of products whose every factor is linear in the widths."""
+    """A product of sizes as a sum of products in which every factor is linear in the widths."""
     for d, size in enumerate(sizes):
         rest = sizes[:d] + sizes[d + 1 :]
         products = {groups: c for groups, c in size.items() if len(groups) > 1}

@@ -1,8 +1,8 @@
-"""What is known of a value besides its atoms: its constant, and what it was divided by.
+"""What is known about a value besides its atoms: its constant, and what it was divided by.
 
-Normalisations divide a sum over channels by their number, which stands in the equations as a plain
-number. When channels are removed, the mean is over those that are left: so the number must follow.
-The same number divides in the derivative of a mean, before the result is spread over the channels.
+Normalisations divide a sum over channels by the number of channels, which is a literal in the
+jaxpr. When channels are removed, the mean is taken over those that remain, so that number has to
+change. The derivative of a mean divides by the same number before it broadcasts over the channels.
 """
 
 import math
@@ -34,15 +34,15 @@ _PASSING = {
     "stop_gradient",
     "transpose",
 }
-"""Primitives that a sum or a quotient survives, from the one operand that has it."""
+"""Primitives whose result is still the sum or quotient that one of their operands was."""
 
 
 class Sum(NamedTuple):
     """A sum that may be on its way to a mean.
 
     Attributes:
-      positions: over how many it runs.
-      axes: the axes it runs over, those without channels left out.
+      positions: how many positions it runs over.
+      axes: the axes it runs over, without those that have no channels.
     """
 
     positions: int
@@ -50,12 +50,12 @@ class Sum(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """What is known of a value.
+    """What is known about a value.
 
     Attributes:
       constant: computes the value if it depends on constants alone, else None.
-      sum: it is this sum over channels, up to a factor.
-      quotient: it was divided by this number in the derivative of a function.
+      sum: the sum over channels that it is, up to a factor.
+      quotient: the number that it was divided by, in the derivative of a function.
     """
 
     constant: Callable[[], np.ndarray | None] | None = None
@@ -71,12 +71,12 @@ NOTHING = Fact()
 
 
 def literal(value: Any) -> Fact:
-    """The fact of a number that stands in the equations."""
+    """What is known about a literal of the jaxpr."""
     return Fact(constant=lambda: np.asarray(value))
 
 
 def captured(value: Any) -> Fact:
-    """The fact of an array that a function has captured."""
+    """What is known about an array that a function has captured."""
     concrete = isinstance(value, (np.ndarray, np.generic, jax.Array, int, float))
     if not concrete or isinstance(value, jax.core.Tracer) or np.size(value) > _LARGEST:
         return NOTHING
@@ -92,18 +92,18 @@ def follow(
     outputs: Sequence[Axes],
     back: bool,
 ) -> tuple[list[Fact], tuple[Axis, ...]]:
-    """What is known of an equation's results.
+    """What is known about an equation's results.
 
     Args:
       eqn: the equation.
       inputs: the atoms of its operands.
-      facts: what is known of its operands.
+      facts: what is known about its operands.
       outputs: the atoms of its results.
-      back: is it part of a derivative in reverse mode?
+      back: whether it is part of a reverse-mode derivative.
 
     Returns:
       A fact for each result, and the axes whose full size the equation divides by: its first
-      result must be multiplied by full over kept size of each.
+      result must be multiplied by the ratio of full to kept size of each.
     """
     constants = _constants(eqn, facts)
     total: Sum | None = None
@@ -134,7 +134,7 @@ def follow(
 
 
 def _divisor(eqn: JaxprEqn, facts: Sequence[Fact]) -> float | None:
-    """The number that an equation divides by, be it as the multiplication by its inverse."""
+    """The number that an equation divides by, or whose inverse it multiplies by."""
     if eqn.primitive.name not in ("div", "mul"):
         return None
     places = (1,) if eqn.primitive.name == "div" else (1, 0)
@@ -188,5 +188,5 @@ def _evaluate(eqn: JaxprEqn, values: Sequence[Any]) -> list[np.ndarray | None]:
 
 
 def of_operand(var: Any, known: dict[Any, Fact]) -> Fact:
-    """What is known of an equation's operand."""
+    """What is known about an equation's operand."""
     return literal(var.val) if isinstance(var, Literal) else known[var]

@@ -1,4 +1,4 @@
-"""From an analysed program to the structure of its channels."""
+"""Finding the groups of channels in an analysed program."""
 
 import fnmatch
 import math
@@ -20,7 +20,7 @@ from jaxprune.dependency.rules import RULES
 _PARAMETERS = frozenset(
     {"kernel", "weight", "w", "embedding", "embeddings", "table", "bias", "b", "scale"}
 )
-"""What libraries call the parameters of a layer; other names are the layer's own."""
+"""What libraries call the parameters of a layer; any other name counts as a layer's."""
 
 _EMBEDDING = "gather"  # of a parameter, with indices that are data
 
@@ -30,8 +30,8 @@ class Produced(NamedTuple):
 
     Attributes:
       axis: the atoms of its positions.
-      layer: the path of the layer, "input" for what is given.
-      places: (leaf, axis) of the parameters whose positions they are.
+      layer: the path of the layer, "input" for inputs.
+      places: (leaf, axis) of the parameters that it is an axis of.
     """
 
     axis: Axis
@@ -40,11 +40,11 @@ class Produced(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What the layers of a program do.
+    """What the layers of a program produce, read and cost.
 
     Attributes:
       produced: the axes that layers produce.
-      consumed: the axes that are summed over, with the path of the layer, or "".
+      consumed: the axes that are summed over, with the path of the layer that does, or "".
       terms: the multiply-adds of one example: a factor and the axes whose sizes multiply it.
     """
 
@@ -55,11 +55,11 @@ class Layers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Which channels there are.
+    """The channels, as classes of atoms.
 
     Attributes:
-      bases: int64 [atoms, F]: what each class depends on, see `joints.factors`.
-      channel_of: int32 [atoms]: the channel of each class that is no joint, or -1.
+      bases: int64 [atoms, F]: the classes that each class depends on, see `joints.factors`.
+      channel_of: int32 [atoms]: the channel of each class that is not a joint, or -1.
       groups: the representatives of each group's channels.
     """
 
@@ -99,10 +99,10 @@ def build_structure(
     batch: int,
     ignore: Sequence[str],
 ) -> Structure:
-    """Finds the groups in an analysed program, once nothing more is learned about its atoms.
+    """Finds the groups in an analysed program whose atoms are fully known.
 
     Args:
-      table: what the analysis has learned.
+      table: what the analysis has learned about the atoms.
       program: the analysed function; its first inputs are the parameter leaves.
       treedef: the tree of the parameters.
       leaves: their leaves, as anything with shape and dtype.
@@ -166,7 +166,7 @@ def build_structure(
     )
 
 
-# -- what the layers do ---------------------------------------------------------------------------
+# -- what layers do -------------------------------------------------------------------------------
 
 
 def _layers(
@@ -180,7 +180,7 @@ def _layers(
     for axes in input_axes:
         found.produced.extend(Produced(a, "input", ()) for a in axes if (a != FIXED).any())
     for step, times in program.walk():
-        # What is made of parameters alone is a parameter: it produces and costs nothing.
+        # A product of parameters is itself a parameter: it produces and costs nothing.
         if step.name not in (*MULTIPLICATIONS, _EMBEDDING) or all(step.from_params):
             continue
         rule = RULES[step.name]
@@ -204,7 +204,7 @@ def _layers(
 def _places(
     leaf: int, axes: Axes, axis: Axis, summed: Sequence[Axis]
 ) -> tuple[tuple[int, int], ...]:
-    """The axes of a parameter that an axis of what was made of it comes from."""
+    """The axes of a parameter that an axis of a value made from it comes from."""
     same = [d for d, own in enumerate(axes) if len(own) == len(axis) and (own == axis).all()]
     if (axis == FIXED).all():
         return ()
@@ -219,7 +219,7 @@ def _places(
 
 
 def _term(factor: float, axes: Sequence[Axis]) -> tuple[float, list[Axis]]:
-    """A product of sizes: those that never change in the factor, and the other axes."""
+    """A product of sizes: a factor with the sizes that never change, and the other axes."""
     fixed = [len(axis) for axis in axes if (axis == FIXED).all()]
     free = [axis for axis in axes if (axis != FIXED).any()]
     return factor * float(np.prod(fixed, dtype=np.float64)), free
@@ -235,11 +235,11 @@ def _ignore(table: AtomTable, produced: Sequence[Produced], patterns: Sequence[s
             table.freeze(axis[axis != FIXED], Reason(f"ignored by '{pattern}'", ""))
 
 
-# -- which channels there are ---------------------------------------------------------------------
+# -- channels -------------------------------------------------------------------------------------
 
 
 def _members(table: AtomTable, layers: Layers, sites: Sequence[Axis]) -> Members:
-    """The channels, group by group, once those that cannot be removed alone are frozen."""
+    """The channels, group by group, after freezing those that cannot be removed on their own."""
     while True:
         settle(table)
         members = _candidates(table, layers, sites)
@@ -254,11 +254,11 @@ def _members(table: AtomTable, layers: Layers, sites: Sequence[Axis]) -> Members
 
 
 def _candidates(table: AtomTable, layers: Layers, sites: Sequence[Axis]) -> Members:
-    """What is produced by one layer, read by another and may be removed, by where it appears."""
+    """What one layer produces, another reads, and may be removed, grouped by where it appears."""
     num_atoms = table.size
     bases = factors(table, table.find(np.arange(num_atoms)))
     random = np.random.default_rng(0)
-    signature = np.zeros(num_atoms, np.uint64)  # of each class: where it appears, and how often
+    signature = np.zeros(num_atoms, np.uint64)  # a hash of where each class appears, how often
     for axis in sites:
         for column in bases[table.find(axis)].T:
             np.add.at(signature, column, random.integers(1, 2**63, dtype=np.uint64))
@@ -288,9 +288,9 @@ def _candidates(table: AtomTable, layers: Layers, sites: Sequence[Axis]) -> Memb
 
 
 def _irregular(table: AtomTable, members: Members, sites: Sequence[Axis]) -> np.ndarray:
-    """The channels of joints that are not a whole product of groups, as a regular axis needs.
+    """The channels whose joints do not form a whole product of groups, as a regular axis must.
 
-    Also those that occur in a joint with another factor that is no channel.
+    Also those that occur in a joint whose other factor is not a channel.
     """
     found = []
     for axis in sites:
@@ -313,7 +313,7 @@ def _irregular(table: AtomTable, members: Members, sites: Sequence[Axis]) -> np.
 def _identities(
     table: AtomTable, members: Members, values: Sequence[Axes]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each class is, int32 [atoms]: a channel, a joint after them, or -1. And the joints."""
+    """The number of each class, int32 [atoms] (channels, then joints, or -1), and the joints."""
     identity = members.channel_of.copy()
     ordered = levels(table)
     wanted = np.zeros(table.size, bool)
@@ -333,7 +333,7 @@ def _identities(
     return identity, np.concatenate(joints).astype(np.int32)
 
 
-# -- how they are presented -----------------------------------------------------------------------
+# -- presentation ---------------------------------------------------------------------------------
 
 
 def _groups(
@@ -371,7 +371,7 @@ def _groups(
 
 
 def _most_of(num_groups: int, axes: Sequence[np.ndarray]) -> int | None:
-    """The group of most positions, each axis given as int [size, F], relative to its size."""
+    """The group with the largest share of some axes, each given as int [size, F]."""
     share = np.zeros(num_groups)
     for groups in axes:
         found = groups[groups != NO_CHANNEL]
@@ -380,7 +380,7 @@ def _most_of(num_groups: int, axes: Sequence[np.ndarray]) -> int | None:
 
 
 def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
-    """The produced axes that cannot be removed, one entry for those that stay together."""
+    """The produced axes that cannot be removed, one entry for each class."""
     found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
     sizes: dict[tuple[int, str], int] = {}
     for axis, layer, _ in produced:

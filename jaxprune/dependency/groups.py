@@ -1,4 +1,4 @@
-"""The structure of a network: its groups of channels, and what they are counted in."""
+"""The structure of a network: its groups of channels, its layers, and how to count them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ NO_CHANNEL = -1
 
 
 class Group(NamedTuple):
-    """Channels that some layers produce together: channel i of each goes or stays as one.
+    """Channels that one or more layers produce; channel i of all of them is kept or removed as one.
 
     Attributes:
       name: the path of the first layer that produces the channels.
       size: how many channels there are.
-      layers: the paths of all layers that produce them; several are coupled through a sum.
+      layers: the paths of all layers that produce them; several if a sum couples them.
       consumers: the paths of the layers that read them.
       carried: the paths of all parameters that have an axis over them.
     """
@@ -53,25 +53,27 @@ class Frozen(NamedTuple):
 class Layer(NamedTuple):
     """A convolution or matrix product whose kernel is a parameter, as the dense network has it.
 
-    A kernel that is used several times, by a loop or by several lines, is one layer: its sizes are
-    those of the first use, its multiply-adds those of all. A product with several parameters made
-    one, as the gates of an LSTM may be, is one layer with the path of the first. Products of two
-    activations, as attention has, are no layers.
+    A kernel that is used several times, in a loop or on several lines, is one layer: its sizes are
+    those of the first use, its multiply-adds those of all uses. A product with several parameters
+    joined into one, as the gates of an LSTM may be, is one layer with the path of the first.
+    Products of two activations, as in attention, are not layers.
 
     Attributes:
       path: the path of the layer, named as in `Group.layers`.
-      group: the index of the group that its outputs belong to, None if they all stay. Of several
-        groups (parts of its outputs, or heads and head dimension) that of the largest part, or else
-        the first.
-      inputs: how many channels it reads; of a grouped or depthwise convolution those of all groups.
+      group: the index of the group that its outputs belong to, None if none can be removed. With
+        several groups (parts of its outputs, or heads and head dimension) that of the largest
+        part, or the first of equals.
+      inputs: how many channels it reads; for a grouped or depthwise convolution those of all
+        feature groups.
       outputs: how many channels it produces.
-      kernel: the extents of its window, (1,) for a matrix product.
-      stride: the steps of the window; a transposed convolution has steps of 1 over a dilated map.
-      padding: (low, high) of each axis that the window slides over; negative ones crop.
-      spatial: the extents of its output map. For a matrix product those of the axes besides
-        examples and channels, such as tokens; (1,) if there is none.
+      kernel: the size of its window, (1,) for a matrix product.
+      stride: the strides of the window; those of a transposed convolution are 1, over a dilated
+        map.
+      padding: (low, high) of each axis that the window slides over; negative padding crops.
+      spatial: the size of its output map. For a matrix product the sizes of all axes but examples
+        and channels, such as tokens; (1,) if there are none.
       macs: its multiply-adds for one example.
-      params: the number of trainable parameters of its path, a kernel and mostly a bias.
+      params: the number of trainable parameters under its path: a kernel, and usually a bias.
     """
 
     path: str
@@ -88,7 +90,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """Which channels a network's parameters have, and which of them go together.
+    """The channels of a network's parameters, and which of them must be removed together.
 
     Channels are numbered group by group, from 0 to `num_channels` - 1. `print(structure)` shows
     the groups as a table.
@@ -100,16 +102,16 @@ class Structure:
       treedef: the tree of the parameters.
       paths: the path of each parameter leaf.
       shapes: the shape of each parameter leaf.
-      channels: for each leaf and axis, int32 [size]: the channel of each position, -1 for those
-        that stay, and `num_channels` + j for those of joint j.
+      channels: for each leaf and axis, int32 [size]: the channel of each position, -1 for positions
+        that always stay, and `num_channels` + j for those of joint j.
       joints: int32 [J, 2]: positions that are kept only if two others are, each given as in
-        `channels`. An axis of heads times head dimension consists of them.
+        `channels`. An axis of heads times head dimension consists of joints.
       producers: (leaf, axis) pairs whose positions are the outputs of a layer.
-      inputs_tree: the tree of the inputs the network was traced with.
+      inputs_tree: the tree of the inputs that the network was traced with.
       input_shapes: the shape of each input leaf.
-      input_channels: the same for each input leaf and axis.
-      param_counts: the number of trainable parameters.
-      mac_counts: the number of multiply-adds for one example.
+      input_channels: what `channels` is for leaves, for each input leaf and axis.
+      param_counts: the number of trainable parameters as a function of the widths.
+      mac_counts: the number of multiply-adds for one example as a function of the widths.
     """
 
     groups: tuple[Group, ...]
@@ -151,10 +153,10 @@ class Structure:
         return xp.concatenate([xp.asarray(masks[group.name]) for group in self.groups], axis=-1)
 
     def unflatten(self, vector: Any) -> dict[str, Any]:
-        """The masks of one array [..., num_channels].
+        """Splits one array [..., num_channels] into masks.
 
         Raises:
-          ValueError: the last axis has another size.
+          ValueError: the last axis has the wrong size.
         """
         vector = vector if hasattr(vector, "shape") else np.asarray(vector)
         if vector.shape[-1:] != (self.num_channels,):
@@ -169,10 +171,10 @@ class Structure:
         }
 
     def expand(self, values: Any) -> Any:
-        """Values of channels [num_channels] as those of positions [1 + num_channels + J].
+        """Extends values of channels [num_channels] to positions [1 + num_channels + J].
 
-        Entry 0 is 1, for positions that stay; a joint's is the product of its factors'. Index it
-        with `channels + 1`.
+        Entry 0 is 1, for positions that always stay; a joint's entry is the product of its factors'
+        entries. Index the result with `channels + 1`.
         """
         xp = np if isinstance(values, np.ndarray) else jnp
         whole = xp.concatenate([xp.ones(1, values.dtype), values])
@@ -218,7 +220,7 @@ class Structure:
         """The leaves of `params`.
 
         Raises:
-          ValueError: tree or shapes are not those that were traced.
+          ValueError: the tree or a shape is not the one that was traced.
         """
         leaves, treedef = jax.tree.flatten(params)
         if treedef != self.treedef:
@@ -265,7 +267,7 @@ class Structure:
         return "\n".join(lines)
 
     def _partners(self) -> list[list[str]]:
-        """For each group the groups that it shares an axis with, as heads and head dimension do."""
+        """For each group the groups it shares an axis with, as heads and head dimension do."""
         involved = [{int(group)} for group in self.group_index]
         for left, right in self.joints:
             involved.append(involved[left] | involved[right])
@@ -279,7 +281,7 @@ class Structure:
 
 
 def check_structure(structure: Any) -> None:
-    """Raises TypeError unless it is a structure."""
+    """Raises TypeError unless the argument is a structure."""
     if not isinstance(structure, Structure):
         raise TypeError(
             f"structure is of type {type(structure).__name__}; give what jaxprune.trace returned"
@@ -292,7 +294,7 @@ def _shorten(names: Sequence[str], most: int = 2) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, those that hold numbers aligned to the right."""
+    """Aligned columns, numbers to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numbers = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]

@@ -1,9 +1,9 @@
 """Positions that are kept only if two others are: heads times head dimension.
 
-A reshape that splits an axis of channels in two makes every position the *joint* of a position of
-the one and a position of the other: it is kept if and only if both are. Removing a head, or one
-index of the head dimension from all heads, are then both possible, and each leaves a regular axis.
-Merging two axes of channels makes joints as well. A joint's factor may be a joint itself.
+A reshape that splits an axis of channels in two makes every position the *joint* of one position on
+each of the new axes: it is kept if and only if both are. One can then remove a head, or an index of
+the head dimension from all heads, and either leaves a regular axis. Merging two axes of channels
+makes joints as well. A factor of a joint may be a joint itself.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, Axis, CouplingError, Reason, fixed_axis
 
-_DEEPEST = 32  # joints within joints; a deeper one can only be a circle
+_DEEPEST = 32  # nesting of joints; anything deeper can only be circular
 _RESHAPED = Reason("a reshape splits or merges channels in more than one way", "")
 
 
@@ -38,8 +38,8 @@ def regroup(
     Args:
       table: learns what the split means for the positions.
       block: the axes that are merged.
-      sizes: the sizes of the new axes; their product is that of the old ones.
-      reason: the equation that does it.
+      sizes: the sizes of the new axes; their product is that of the old sizes.
+      reason: names the equation that does it.
     """
     if len(block) == len(sizes) == 1:
         return list(block)
@@ -83,9 +83,9 @@ def split(table: AtomTable, axis: Axis, sizes: Sequence[int], reason: Reason) ->
 
 
 def factors(table: AtomTable, roots: np.ndarray) -> np.ndarray:
-    """The atoms that are no joints which each position depends on: [n] -> [n, F], FIXED for none.
+    """The atoms (no joints) that each position depends on: [n] -> [n, F], padded with FIXED.
 
-    To be called with the representatives of classes, and, to learn everything, when all is settled.
+    Takes representatives of classes. Call it after `settle`, or it may miss some.
     """
     columns = [roots]
     for _ in range(_DEEPEST):
@@ -103,17 +103,17 @@ def factors(table: AtomTable, roots: np.ndarray) -> np.ndarray:
 
 
 def settle(table: AtomTable) -> None:
-    """Draws every conclusion from what is known of joints.
+    """Draws all conclusions from what is known about joints.
 
     - A joint that must stay needs both of its factors.
-    - Where one factor is always kept, the joint is the other one. Where the joint is one factor,
-      the other one is needed whenever it is there: it is always kept.
-    - Joints of the same factors are the same, and the same joint has the same factors. (Where it
-      was split in two ways that do not fit, this couples more than it must, never less.)
-    - What depends on itself stays.
+    - If one factor is always kept, the joint equals the other. If a joint equals one factor, the
+      other must be kept whenever that one is, so it is always kept.
+    - Joints of the same factors are equal, and equal joints have equal factors. (Where an axis was
+      split in two ways that do not fit, this couples more than necessary, never less.)
+    - A joint that depends on itself stays.
 
     Raises:
-      CouplingError: a channel that must stay free of all others turns out to be a joint.
+      CouplingError: a channel that must be independent of all others turns out to be a joint.
     """
     while table.settled != table.version:
         _conclude(table)
@@ -157,7 +157,7 @@ def _conclude(table: AtomTable) -> None:
         rows, sizes = rows[order], table.joint_sizes[order]
         leader = np.searchsorted(rows[:, 0], rows[:, 0])
         left, right = rows[:, 1], rows[:, 2]
-        # Which factor is which? Those that are the same, else those of which there are as many.
+        # Which factor corresponds to which? Equal ones do, or else those of equal number.
         crossed = abs(sizes - sizes[leader]).sum(1) > abs(sizes - sizes[leader, ::-1]).sum(1)
         crossed |= (left == right[leader]) | (right == left[leader])
         crossed &= (left != left[leader]) & (right != right[leader])
@@ -166,9 +166,9 @@ def _conclude(table: AtomTable) -> None:
 
 
 def levels(table: AtomTable) -> list[np.ndarray]:
-    """The joints, int [n, 3] of classes, such that factors come in an earlier part.
+    """The joints as classes, int [n, 3], sorted into parts so that factors come in earlier parts.
 
-    To be called when everything is settled.
+    Call it after `settle`.
     """
     return _levels(table)[:-1]
 
@@ -188,7 +188,7 @@ def _levels(table: AtomTable) -> list[np.ndarray]:
 
 
 class Slots(NamedTuple):
-    """Where the mask of each position stands in a vector of masks.
+    """The entry of each position in a vector of masks.
 
     Entry 0 of the vector is 1, entries 1 to C are the channels, and each later entry is the product
     of two earlier ones.
@@ -202,14 +202,14 @@ class Slots(NamedTuple):
     levels: tuple[np.ndarray, ...]
 
     def extend(self, vector: Any, xp: Any) -> Any:
-        """The whole vector of masks, from its first entries [1 + C]."""
+        """Computes the whole vector of masks from its first entries [1 + C]."""
         for pairs in self.levels:
             vector = xp.concatenate([vector, vector[pairs[:, 0]] * vector[pairs[:, 1]]])
         return vector
 
 
 def slots(table: AtomTable) -> Slots:
-    """The entries of the vector of masks for everything that a table knows."""
+    """The entries of the vector of masks for all atoms of a table."""
     settle(table)
     if table.cache is None or table.cache[0] != table.version:
         table.cache = (table.version, _slots(table))

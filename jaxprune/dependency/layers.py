@@ -1,4 +1,4 @@
-"""What each layer is: its channels, its window, its output map, and what it costs."""
+"""Descriptions of the layers: channels, window, output map, and cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ def describe_layers(
     Args:
       program: the analysed function.
       names: for each parameter leaf the path of its layer.
-      num_params: for each parameter leaf how many parameters it counts as.
+      num_params: for each parameter leaf how many parameters it counts for.
       batch: how many examples the inputs hold.
-      group_of: the group that positions of the given axes belong to, or None.
+      group_of: finds the group that positions of the given axes belong to, or None.
 
     Returns:
       A layer for every parameter that is the kernel of a convolution or of a matrix product.
@@ -58,7 +58,7 @@ def describe_layers(
 
 
 def multiplied_axes(step: Step) -> list[Axis]:
-    """The axes whose sizes multiplied are the multiply-adds of a step."""
+    """The axes whose sizes multiply to the multiply-adds of a step."""
     kernel = step.inputs[1]
     if step.name == "conv_general_dilated":
         spec = step.eqn.params["dimension_numbers"]
@@ -68,7 +68,7 @@ def multiplied_axes(step: Step) -> list[Axis]:
 
 
 def _kernel_operand(step: Step) -> int | None:
-    """Which operand of a multiplication with data is made of a parameter."""
+    """Which operand of a multiplication with data is made from a parameter, if one is."""
     if step.name not in MULTIPLICATIONS or all(step.from_params):
         return None
     places = (1,) if step.name == "conv_general_dilated" else (0, 1)
@@ -116,7 +116,7 @@ def _matrix_product(eqn: JaxprEqn, operand: int, batch: int) -> dict[str, Any]:
 
 
 def _of_one_example(extents: list[int], batch: int) -> tuple[int, ...]:
-    """The extents without the axis of examples, or with it divided out where it was merged."""
+    """The sizes without the axis of examples, which is divided out where it was merged."""
     if batch in extents:
         extents.remove(batch)  # the first of this size
     elif math.prod(extents) % batch == 0:

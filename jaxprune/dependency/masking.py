@@ -1,4 +1,4 @@
-"""Masked evaluation: the whole network computes, removed channels count as zero."""
+"""Masked evaluation: the whole network is computed, and removed channels count as zero."""
 
 from collections.abc import Callable
 from copy import copy
@@ -21,13 +21,13 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
     """The function with masks as its second argument.
 
     Wherever the function sums over an axis of channels (a convolution, a matrix product, a sum),
-    the operand is multiplied by their mask; a maximum over channels does not see removed ones, and
-    a mean divides by the number of those that are left. That is what removing the channels
-    computes, whatever bias, normalisation or nonlinearity lies between. Kernels are not touched, so
-    that under `vmap` over masks they stay shared.
+    the operand is multiplied by their mask; a maximum over channels ignores removed ones, and a
+    mean divides by the number that remain. The result is that of removing the channels, whatever
+    bias, normalisation or nonlinearity lies in between. Kernels are untouched, so they stay shared
+    under a `vmap` over masks.
 
-    With full masks nothing changes, to the bit. (Where they are traced and the network normalises
-    over channels, the compiler may round its sums in another way.)
+    With full masks the result is the same to the bit. (If the masks are traced and the network
+    normalises over channels, the compiler may round sums differently.)
 
     Args:
       fn: any function `fn(params, *arguments)` of the parameters that the structure describes: the
@@ -36,16 +36,16 @@ def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
 
     Returns:
       `masked(params, masks, *arguments)`, which returns what `fn` returns. Masks are a dict
-      {group: [size]} of 0 and 1, or any value in between for soft masks. Results that have an axis
-      of channels keep it whole; what stands at removed positions is without meaning. The function
-      may be transformed: jit, vmap (over masks, parameters, arguments), grad (also for masks).
+      {group: [size]} of 0 and 1, or values in between for soft masks. Results that have an axis of
+      channels keep its full size; values at removed positions are meaningless. The function may be
+      transformed: jit, vmap (over masks, parameters, arguments), grad (with respect to masks, too).
 
     Raises:
-      TypeError: the structure is none.
+      TypeError: `structure` is not a structure.
 
     Raises (the returned function):
       ValueError: masks or params do not fit the structure.
-      CouplingError: `fn` couples channels that the structure holds separate.
+      CouplingError: `fn` couples channels that are independent in the structure.
     """
     return masked_by(Masked, fn, structure)
 
@@ -55,7 +55,7 @@ def masked_by(
     fn: Callable[..., Any],
     structure: Structure,
 ) -> Callable[..., Any]:
-    """`masked`, with the way to evaluate steps as an argument."""
+    """`masked`, with steps evaluated by instances of `kind`."""
     check_structure(structure)
     analysed: dict[Any, Any] = {}
 
@@ -80,7 +80,7 @@ def masked_by(
 
 
 class Masked:
-    """Evaluates steps on whole values, removed positions not counting.
+    """Evaluates steps on whole values, ignoring removed positions.
 
     Args:
       structure: the structure of the parameters.
@@ -91,11 +91,11 @@ class Masked:
     def __init__(self, structure: Structure, masks: Masks, table: AtomTable):
         self.table = table
         self._masks = [jnp.asarray(masks[group.name]) for group in structure.groups]
-        # Masks that are known to keep everything change nothing, not even what is compiled.
+        # Masks known to be full change nothing, not even the compiled program.
         self._partial = not all(_keeps_all(masks[group.name]) for group in structure.groups)
         self._ends = np.cumsum([group.size for group in structure.groups])
         self._first = jnp.concatenate([jnp.ones(1), *self._masks]) if self._masks else jnp.ones(1)
-        # Made here and not where it is needed: that may be inside a loop, whose values end with it.
+        # Computed here, since it may be needed inside a loop, whose tracers must not leak out.
         self._slots = slots(table)
         self._whole = self._slots.extend(self._first, jnp) if self._partial else self._first
 
@@ -129,7 +129,7 @@ class Masked:
         return results
 
     def clear(self, value: Any, axes: Axes) -> Any:
-        """Makes a derivative for removed positions zero."""
+        """Sets a derivative to zero at removed positions."""
         for d, axis in enumerate(axes):
             if self._entries(axis).any():
                 shape = [1] * value.ndim
@@ -138,13 +138,13 @@ class Masked:
         return value
 
     def concerns(self, step: Step) -> bool:
-        """Do masks change what a step computes?"""
+        """Whether masks change what a step computes."""
         return bool(self.reduced(step)) or any(self._entries(a).any() for a in step.rescale)
 
     def reduced(self, step: Step) -> list[tuple[int, int]]:
-        """(operand, axis) wherever a step reduces an axis of channels.
+        """(operand, axis) for every axis of channels that a step reduces.
 
-        Of two operands, the one that depends on data is masked.
+        Of two operands, the one that depends on data is named, to be masked.
         """
         rule = RULES.get(step.name)
         if rule is None or rule.summed is None:
@@ -157,11 +157,11 @@ class Masked:
         return found
 
     def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
-        """The value with its removed positions along an axis made not to count."""
+        """The value with its removed positions along an axis neutralised."""
         return apply_mask(value, d, self.of(axis), eqn)
 
     def rescale(self, value: Any, axis: Axis) -> Any:
-        """The value times full over kept size of an axis."""
+        """The value times the ratio of full to kept size of an axis."""
         if not self._entries(axis).any():
             return value
         return rescale(value, len(axis), self.of(axis))
@@ -186,7 +186,7 @@ class Masked:
 
 
 def apply_mask(value: Any, d: int, mask: Any, eqn: JaxprEqn) -> Any:
-    """The operand of a reduction with removed positions along axis d made not to count.
+    """The operand of a reduction with its removed positions along axis d neutralised.
 
     Args:
       value: the operand.
@@ -206,17 +206,17 @@ def apply_mask(value: Any, d: int, mask: Any, eqn: JaxprEqn) -> Any:
 
 
 def rescale(value: Any, full: int, mask: Any) -> Any:
-    """A value that was divided by the full size of an axis, divided by what its mask keeps."""
+    """A value that was divided by the full size of an axis, divided by its kept size instead."""
     ratio = full / mask.astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
     return value * ratio.astype(value.dtype)
 
 
 def _keeps_all(mask: Any) -> bool:
-    """Is a mask known to be 1 everywhere?"""
+    """Whether a mask is known to be 1 everywhere."""
     return not isinstance(mask, jax.core.Tracer) and bool((np.asarray(mask) == 1).all())
 
 
 def signature(arguments: Any) -> Any:
-    """The tree, shapes and dtypes of arguments: what an analysis of a call depends on."""
+    """The tree, shapes and dtypes of arguments, on which the analysis of a call depends."""
     leaves, tree = jax.tree.flatten(arguments)
     return tree, tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)

@@ -1,4 +1,4 @@
-"""A traced function with the atoms of every value: what masking and compaction evaluate."""
+"""A traced function with the atoms of every value, which masking and compaction evaluate."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Step:
       eqn: the equation.
       inputs: the atoms of each operand.
       outputs: the atoms of each result.
-      origins: for each operand: the first parameter leaf it was made of, `CONSTANT` if it was made
-        of constants, None if it depends on data.
+      origins: for each operand: the first parameter leaf it was made from, `CONSTANT` if it was
+        made from constants, None if it depends on data.
       rescale: axes whose full size the equation divides by, see `facts`.
       bodies: the called functions, if the primitive calls any.
     """
@@ -41,7 +41,7 @@ class Step:
 
     @property
     def from_params(self) -> tuple[bool, ...]:
-        """For each operand: does it depend on the parameters alone?"""
+        """For each operand, whether it is independent of data."""
         return tuple(origin is not None for origin in self.origins)
 
     @property
@@ -66,9 +66,9 @@ class Program:
     output_facts: tuple[Fact, ...]
 
     def walk(self, times: float = 1.0) -> Iterator[tuple[Step, float]]:
-        """Every step, those of called functions included, and how often it runs.
+        """All steps, including those of called functions, and how often each runs.
 
-        A loop of unknown length counts once, and each branch of a condition its share.
+        A loop of unknown length counts once, and the branches of a condition share one run.
         """
         for step in self.steps:
             yield step, times
@@ -85,16 +85,16 @@ def analyse(
     caller: str = "",
     back: bool = False,
 ) -> Program:
-    """Gives every value of a closed jaxpr its atoms.
+    """Finds the atoms of every value of a closed jaxpr.
 
     Args:
       table: the union-find that learns what must be removed together.
       jaxpr: a closed jaxpr, as `jax.make_jaxpr` returns it.
       inputs: the atoms of each of its arguments.
-      origins: where each of its arguments comes from, see `Step.origins`.
-      known: what is known of its arguments; by default nothing.
-      caller: the source line to name for equations that carry none of their own.
-      back: is it part of a derivative in reverse mode?
+      origins: the origin of each of its arguments, see `Step.origins`.
+      known: what is known about its arguments; by default nothing.
+      caller: the source line for equations that have none of their own.
+      back: whether it is part of a reverse-mode derivative.
     """
     consts = tuple(getattr(jaxpr, "consts", ()))
     jaxpr = jaxpr.jaxpr if hasattr(jaxpr, "jaxpr") else jaxpr
@@ -143,7 +143,7 @@ def analyse(
 
 
 def _origin(sources: Sequence[int | None]) -> int | None:
-    """Where a value that was made of several comes from."""
+    """The origin of a value that was made from several."""
     if any(source is None for source in sources):
         return None
     return next((source for source in sources if source != CONSTANT), CONSTANT)
@@ -181,11 +181,11 @@ def _step(
 
 
 class Interpreter(Protocol):
-    """A way to evaluate a program: with masks, or at the sizes that are left."""
+    """A way to evaluate a program: with masks, or at the sizes that remain."""
 
     @property
     def table(self) -> AtomTable:
-        """What was learned of the program's atoms."""
+        """What was learned about the program's atoms."""
         ...
 
     def bind(self, step: Step, operands: list[Any]) -> list[Any]:
@@ -197,7 +197,7 @@ class Interpreter(Protocol):
         ...
 
     def clear(self, value: Any, axes: Axes) -> Any:
-        """Makes a derivative for removed positions zero."""
+        """Sets a derivative to zero at removed positions."""
         ...
 
     @property
@@ -226,7 +226,7 @@ def evaluate(program: Program, arguments: Sequence[Any], interpreter: Interprete
 
 
 def call(step: Step, operands: list[Any], interpreter: Interpreter) -> list[Any]:
-    """Evaluates a step that calls functions, keeping its loops, branches and derivatives."""
+    """Evaluates a step that calls functions; loops, branches and custom derivatives stay such."""
     table = interpreter.table
 
     def analyse_body(jaxpr, axes, origins, back=False):

@@ -1,4 +1,4 @@
-"""Where in the user's code an equation comes from."""
+"""The line of the user's code that an equation comes from."""
 
 import sysconfig
 from pathlib import Path
@@ -12,9 +12,9 @@ _HERE = str(Path(__file__).parent)
 
 
 def source_line(source_info: Any, otherwise: str = "") -> str:
-    """Where an equation stands: "file:line (function)".
+    """The source of an equation: "file:line (function)".
 
-    That is the innermost line that is not an installed library's, or else the innermost one.
+    That is the innermost line outside installed libraries, or the innermost one if there is none.
     """
     summary = source_info_util.summarize(source_info)
     traceback = getattr(source_info, "traceback", None)

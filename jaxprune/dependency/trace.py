@@ -1,4 +1,4 @@
-"""From a function of parameters to the structure of its channels."""
+"""Tracing a function of parameters to find the structure of its channels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,32 +25,32 @@ def trace(
 ) -> Structure:
     """Finds which channels of a network must be removed together.
 
-    The function is traced once with abstract values: nothing is computed. A channel may be removed
-    when it is produced by one layer (a convolution, a matrix product) and read by another, and
-    everything in between has a rule; what no rule covers is frozen, and `structure.frozen` says by
-    what. The outputs of the function stay whole, and so do its inputs.
+    The function is traced once with abstract values, so nothing is computed. A channel may be
+    removed if one layer (a convolution, a matrix product) produces it, another reads it, and every
+    primitive in between has a rule; channels that meet any other primitive are frozen, and
+    `structure.frozen` names the equation. The function's outputs stay whole, and so do its inputs.
 
     Args:
-      apply: `apply(params, *inputs)` in inference mode. Trace it in the mode in which it returns
-        only predictions: whatever it returns cannot be pruned.
+      apply: `apply(params, *inputs)` in inference mode. It should return predictions only, since
+        whatever it returns cannot be pruned.
       params: any pytree of arrays or `jax.ShapeDtypeStruct`. If it is a mapping with an entry
         "params", as Flax's variables are, only that entry counts as parameters.
-      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first leaf counts
-        as the batch: costs are per example.
-      prune_inputs: may features of the inputs be removed? They then form groups of their own, named
-        "input". Works for inputs that a matrix product or convolution reads by features.
+      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first leaf is
+        the batch: costs are per example.
+      prune_inputs: whether features of the inputs may be removed. They then form groups of their
+        own, named "input". Works for inputs whose features a matrix product or convolution reads.
       ignore: `fnmatch` patterns of layer paths whose channels must all stay.
-      also: other functions `fn(params, *inputs)` that will be made masked or compact, such as the
-        training mode. They are needed where they use parameters that `apply` does not touch, as
-        Haiku's BatchNorm does: only through them is it known which channels these have.
+      also: other functions `fn(params, *inputs)` that will be masked or compacted, such as the
+        training mode. They are needed if they use parameters that `apply` does not, as those of
+        Haiku's BatchNorm do: the channels of these parameters are known only through them.
 
     Returns:
       The structure. `print` shows it as a table.
 
     Raises:
-      TypeError: an argument is not of its kind, or a leaf of `params` or `inputs` is no array.
-      ValueError: a pattern in `ignore` matches no layer, the inputs hold no example, or the
-        function returns nothing that depends on the parameters.
+      TypeError: an argument has the wrong type, or a leaf of `params` or `inputs` is not an array.
+      ValueError: a pattern in `ignore` matches no layer, the inputs hold no example, or nothing
+        that the function returns depends on the parameters.
     """
     _check_kinds(apply, ignore, also)
     leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
@@ -104,14 +104,14 @@ def analyse_call(
 ) -> tuple[AtomTable, Program, Any]:
     """Analyses another function of a structure's parameters, called with given arguments.
 
-    The parameters carry the structure's channels in. An argument that looks like the input which
-    the structure was traced with carries its channels as well; other arguments are free.
+    The parameters bring the structure's channels in. Arguments of the same trees and ranks as the
+    inputs that the structure was traced with bring theirs; other arguments are free.
 
     Args:
       fn: `fn(params, *arguments)`.
       structure: the structure of its parameters.
-      params: the leaves of the parameters it is called with, of which only the dtypes count: they
-        may be of another precision than the traced ones.
+      params: the leaves of the parameters it is called with. Only their dtypes matter: they may be
+        of another precision than the traced ones.
       arguments: what follows the parameters, as arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
@@ -119,7 +119,7 @@ def analyse_call(
       atoms 1 to `structure.num_channels` are the structure's channels.
 
     Raises:
-      CouplingError: the function couples channels which the structure holds separate, or does
+      CouplingError: the function couples channels that are independent in the structure, or does
         something with them that no rule covers.
     """
     table = AtomTable(structure.num_channels, structure.joints + 1)
@@ -159,12 +159,12 @@ def analyse_call(
 
 
 def dtype_of(leaf: Any) -> Any:
-    """The type of an array, or of what a Python number becomes."""
+    """The dtype of an array, or of the array that a Python number becomes."""
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
-    """The leading argument leaves that have the ranks and trees of the traced inputs."""
+    """The leading argument leaves, if they have the tree and ranks of the traced inputs."""
     width = len(structure.inputs_tree.unflatten([0] * len(structure.input_shapes)))
     leaves, tree = jax.tree.flatten(tuple(arguments[:width]))
     ranks = [len(shape) for shape in structure.input_shapes]
@@ -204,7 +204,7 @@ def _check_dependence(program: Program, num_leaves: int) -> None:
 
 
 def _check_kinds(apply: Any, ignore: Any, also: Any) -> None:
-    """Raises TypeError where `trace` was given something of another kind than it takes."""
+    """Raises TypeError if an argument of `trace` has the wrong type."""
     if not callable(apply) or hasattr(apply, "apply"):
         method = ", which its attribute `apply` may be" if hasattr(apply, "apply") else ""
         raise TypeError(

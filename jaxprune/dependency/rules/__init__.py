@@ -1,8 +1,8 @@
-"""One small rule per primitive: how the positions of its operands' axes meet, and how it shrinks.
+"""One small rule per primitive: how it relates the axes of its operands, and how it shrinks.
 
-The table `RULES` is looked up by primitive name. To teach the package a new primitive, add a
-function to one of the modules here; a primitive that has none freezes everything that it touches,
-which is never wrong. `base` says what a rule consists of.
+`RULES` is looked up by the primitive's name. To support a new primitive, add a function to one of
+the modules here; a primitive without a rule freezes everything it touches, which is never wrong.
+`base` defines what a rule consists of.
 """
 
 from jaxprune.dependency.rules import (
@@ -25,4 +25,4 @@ RULES: dict[str, Rule] = {
     **movement.RULES,
     **indexing.RULES,
 }
-"""What is known of each primitive, by its name."""
+"""{primitive name: rule}."""

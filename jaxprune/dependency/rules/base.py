@@ -1,4 +1,4 @@
-"""What a rule consists of, and what several rules need."""
+"""What a rule consists of, and helpers that several rules share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,20 +15,20 @@ Kept = tuple[np.ndarray, ...]
 
 
 class Rule(NamedTuple):
-    """What is known of one primitive.
+    """How one primitive is treated.
 
     Attributes:
       relate: `relate(table, eqn, inputs, reason)` returns the atoms of each output's axes, and
-        unites or freezes atoms of the inputs on the way.
-      summed: `summed(eqn)` names the axes that the primitive reduces, as tuples of (operand, axis)
-        pairs that run together. There a removed position must not count, so there masks are
-        applied.
-      neutral: `neutral(dtype)` is what does not count in the reduction; by default zero.
+        unites or freezes atoms of the inputs as needed.
+      summed: `summed(eqn)` lists the axes that the primitive reduces, as tuples of (operand, axis)
+        pairs that are contracted with each other. Removed positions must not count there, so that
+        is where masks are applied.
+      neutral: `neutral(dtype)` is the neutral element of the reduction; by default zero.
       shrink: `shrink(eqn, values, kept_inputs, kept_outputs)` evaluates the primitive on operands
         from which positions were removed. Most primitives take their shapes from their operands and
         need none.
-      reads_values: `relate` takes, as a further argument, a list with the value of each operand
-        that is constant, and None for the others.
+      reads_values: whether `relate` takes, as a further argument, a list with the value of each
+        constant operand, and None for the others.
     """
 
     relate: Callable[..., list[Axes]]
@@ -47,7 +47,7 @@ def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
 def freeze_everything(
     table: AtomTable, eqn: JaxprEqn, inputs: Sequence[Axes], reason: Reason
 ) -> list[Axes]:
-    """The rule of primitives without a rule."""
+    """Relates the axes of a primitive that has no rule: all of them stay."""
     for axis in (axis for axes in inputs for axis in axes):
         table.freeze(axis, reason)
     return [tuple(fixed_axis(size) for size in shape(out)) for out in eqn.outvars]
@@ -65,10 +65,9 @@ def take(value: Any, kept: Kept) -> Any:
 def shrink_whole(
     eqn: JaxprEqn, values: list[Any], kept_inputs: list[Kept], kept_outputs: list[Kept]
 ) -> list[Any]:
-    """Evaluates at the full shape, removed positions as zeros, and keeps what is kept.
+    """Evaluates at the full shape, with zeros at removed positions, and takes what is kept.
 
-    For primitives that only move positions: the result is exact, and the compiler sees constant
-    indices.
+    For primitives that only move positions: the result is exact, and the indices are constants.
     """
     whole = [_scatter(value, kept) for value, kept in zip(values, kept_inputs, strict=True)]
     outputs = bind(eqn, whole)
@@ -98,12 +97,12 @@ def sizes(kept: Kept) -> tuple[int, ...]:
 
 
 def because(reason: Reason, detail: str) -> Reason:
-    """A reason with a detail."""
+    """The reason with a detail added."""
     return Reason(f"{reason.message}: {detail}", reason.source)
 
 
 def unite_all(table: AtomTable, axes: Sequence[Axis], reason: Reason) -> Axis:
-    """Unites axes of one size and returns one of them, removable where there is one."""
+    """Unites axes of the same size and returns one of them, one with channels if there is any."""
     first = next((axis for axis in axes if (axis != FIXED).any()), axes[0])
     for axis in axes:
         if axis is not first:
@@ -112,7 +111,7 @@ def unite_all(table: AtomTable, axes: Sequence[Axis], reason: Reason) -> Axis:
 
 
 def part(table: AtomTable, axis: Axis, picked: Any, reason: Reason) -> Axis:
-    """Some positions of an axis; one alone must stay, for an axis of one cannot be empty."""
+    """Some positions of an axis; a single one is frozen, since an axis of one cannot be emptied."""
     taken = axis[picked]
     if len(taken) == 1 and len(axis) > 1:
         table.freeze(taken, because(reason, "a single position is taken"))

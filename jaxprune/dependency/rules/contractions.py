@@ -1,4 +1,4 @@
-"""Matrix products and convolutions: sums over the axes that two operands share."""
+"""Matrix products and convolutions: sums over axes that two operands share."""
 
 from jaxprune.dependency.atoms import fixed_axis
 from jaxprune.dependency.joints import split
@@ -29,11 +29,11 @@ RULES["dot_general"] = Rule(_relate_dot_general, _summed_dot_general)
 
 
 def _relate_convolution(table, eqn, inputs, reason):
-    """Groups split the channels in two axes: which group, and which of its channels.
+    """Feature or batch groups split channels into two axes: the group, and the index within it.
 
-    With feature groups, output (g, o) sums over the inputs (g, i); a depthwise convolution has one
-    input a group. With batch groups, as in the derivative of the former, output (n, (g, o)) comes
-    from the examples (g, n).
+    With feature groups, output (g, o) sums over inputs (g, i); a depthwise convolution has one
+    input per group. With batch groups, which the derivative of the former has, output (n, (g, o))
+    comes from examples (g, n).
     """
     image, kernel = inputs
     spec = eqn.params["dimension_numbers"]

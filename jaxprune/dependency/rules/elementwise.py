@@ -1,4 +1,4 @@
-"""Elementwise primitives: positions meet one by one."""
+"""Elementwise primitives: they unite the positions of their operands one by one."""
 
 # ruff: noqa: SIM905 - names of primitives read better as words than as a list of strings
 
@@ -8,7 +8,7 @@ RULES: dict[str, Rule] = {}
 
 
 def _relate_elementwise(table, eqn, inputs, reason):
-    """Axes of one size are united; scalars and axes of size one broadcast."""
+    """Axes of the same size are united; scalars and axes of size one broadcast."""
     outputs = []
     for out in eqn.outvars:
         axes = []

@@ -1,6 +1,6 @@
-"""Picking positions by index, and writing to them.
+"""Reading and writing positions by index.
 
-An index along an axis of channels must be a constant: then the picked positions are known. Where it
+An index along an axis of channels must be constant, so that the indexed positions are known. If it
 depends on data, the axis is frozen.
 """
 
@@ -16,7 +16,7 @@ RULES: dict[str, Rule] = {}
 
 
 def _picked(values, num_dims):
-    """The constant indices along the one indexed axis, int [n] or [], or None."""
+    """The indices along the only indexed axis, int [n] or []; None if they are not constant."""
     indices = values[1]
     if indices is None or num_dims != 1 or indices.ndim > 2:
         return None
@@ -24,7 +24,7 @@ def _picked(values, num_dims):
 
 
 def _window(values, places, d, size, axis):
-    """The positions of a window along axis d that starts at a constant place, or None.
+    """The positions of a window along axis d; None if its start is not constant.
 
     Args:
       values: the constant operands, the indices at 1.
@@ -140,7 +140,7 @@ for _name in (f"scatter{operation}" for operation in _OPERATIONS):
 
 
 def _range(start, size, axis):
-    """The positions of a part of an axis; like the primitives, it is moved to lie inside."""
+    """The positions of a part of an axis, moved to lie inside it, as the primitives do."""
     first = int(np.clip(int(start), 0, len(axis) - size))
     return slice(first, first + size)
 

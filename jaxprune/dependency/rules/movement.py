@@ -1,4 +1,4 @@
-"""Primitives that move positions about, repeat them, or make values out of nothing."""
+"""Primitives that move or repeat positions, or create values."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ RULES["rev"] = Rule(_relate_reverse)
 
 
 def _relate_broadcast(table, eqn, inputs, reason):
-    """Repeated positions are free: whatever they meet later decides about them."""
+    """Repeated positions are free until they meet others."""
     out: list[Axis | None] = [None] * len(eqn.params["shape"])
     for axis, d in zip(inputs[0], eqn.params["broadcast_dimensions"], strict=True):
         out[d] = axis if len(axis) == eqn.params["shape"][d] else None
@@ -48,7 +48,7 @@ RULES["broadcast_in_dim"] = Rule(_relate_broadcast, shrink=_shrink_broadcast)
 
 
 def _relate_reshape(table, eqn, inputs, reason):
-    """Axes merge and split in blocks of equal size, see `joints`."""
+    """Axes are merged and split in blocks of equal size, see `joints`."""
     (source,) = inputs
     if eqn.params["dimensions"] is not None:  # a transposition that comes first
         source = tuple(source[d] for d in eqn.params["dimensions"])
@@ -98,7 +98,7 @@ RULES["concatenate"] = Rule(_relate_concatenate)
 
 
 def _relate_stack(table, eqn, inputs, reason):
-    """The positions of the new axis stay: without one, a whole operand would be of no use."""
+    """The positions of the new axis stay: each stands for a whole operand."""
     axes = [unite_all(table, same, reason) for same in zip(*inputs, strict=True)]
     axes.insert(eqn.params["axis"], fixed_axis(len(inputs)))
     return [tuple(axes)]
@@ -151,7 +151,7 @@ def _shrink_split(eqn, values, kept_inputs, kept_outputs):
 
 
 def _relate_pad(table, eqn, inputs, reason):
-    """Padded positions hold a constant: free, whatever they meet later decides about them."""
+    """Padding holds a constant: its positions are free until they meet others."""
     out = []
     for axis, size, (low, high, interior) in zip(
         inputs[0], shape(eqn.outvars[0]), eqn.params["padding_config"], strict=True
@@ -172,11 +172,11 @@ RULES["split"] = Rule(_relate_split, shrink=_shrink_split)
 RULES["pad"] = Rule(_relate_pad, shrink=shrink_whole)
 
 
-# -- values out of nothing ------------------------------------------------------------------------
+# -- values that are created ----------------------------------------------------------------------
 
 
 def _relate_source(table, eqn, inputs, reason):
-    """Every position is free. Shrunk, the full value is made and sliced, so that it is the same."""
+    """All positions are free. To shrink, the full value is created and sliced, for equal values."""
     return [tuple(table.fresh(size) for size in shape(out)) for out in eqn.outvars]
 
 

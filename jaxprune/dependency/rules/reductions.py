@@ -1,4 +1,4 @@
-"""Reductions of one operand: sums, products, extrema, running ones, and sorting."""
+"""Reductions of one operand: sums, products, extrema, cumulative ones, and sorting."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +50,7 @@ for _name, _neutral in _NEUTRAL.items():
 
 
 def _relate_across_examples(table, eqn, inputs, reason):
-    """A collective operation that `vmap` turned into one over axes of each operand."""
+    """A collective that `vmap` has turned into a reduction over axes of each operand."""
     out = []
     for axes in inputs:
         for d in eqn.params["axes"]:

@@ -9,7 +9,7 @@ RULES: dict[str, Rule] = {}
 
 
 def _relate_window(table, eqn, inputs, reason):
-    """Pooling: axes with a window of one pass through, the others are fixed."""
+    """Axes with a window of one pass through, the others are frozen."""
     window = eqn.params["window_dimensions"]
     out = []
     for d, size in enumerate(shape(eqn.outvars[0])):

@@ -1,6 +1,7 @@
 """The archive of finished candidates: begun empty, extended by scored masks."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,8 +10,6 @@ import numpy as np
 from jax import Array
 
 from jaxprune.scoring.evaluation import Scores
-from jaxprune.search.envs import filterwise
-from jaxprune.search.envs.filterwise import Rules
 from jaxprune.search.problem import (
     Archive,
     Problem,
@@ -18,20 +17,30 @@ from jaxprune.search.problem import (
     relative_cost,
     scores,
     shares,
+    traced_costs,
     validation_scores,
 )
 
 
-@functools.partial(jax.jit, static_argnames="rules")
-def _traced_costs(rules: Rules, masks: Array) -> Array:
-    return jax.vmap(lambda mask: filterwise.cost(rules, mask))(masks)
+@functools.partial(jax.jit, static_argnums=0)
+def _traced_costs(functions: tuple[Callable[[Array], Array], ...], masks: Array) -> Array:
+    return jnp.stack([jax.vmap(cost)(masks) for cost in functions], axis=-1)
 
 
-def relative_costs(problem: Problem, masks: Array) -> np.ndarray:
-    """`Problem.cost` of candidates `[K, N]`, measured where it must be: float32 `[K]`."""
+def costs(problem: Problem, masks: Any) -> np.ndarray:
+    """The cost of candidates `[K, N]` under each budget, as fractions of the dense costs.
+
+    Traced costs are computed in one compiled call, others measured: float32 `[K, m]`.
+    """
     if problem.traceable:
-        return np.asarray(_traced_costs(filterwise.rules(problem), masks), np.float32)
-    return relative_cost(problem, shares(problem, masks))
+        masks = jnp.asarray(masks, jnp.float32)
+        return np.asarray(_traced_costs(traced_costs(problem), masks), np.float32)
+    return shares(problem, masks)
+
+
+def relative_costs(problem: Problem, masks: Any) -> np.ndarray:
+    """`Problem.cost` of candidates `[K, N]`, measured where it must be: float32 `[K]`."""
+    return np.asarray(relative_cost(problem, costs(problem, masks)), np.float32)
 
 
 def empty(num_filters: int) -> Archive:
@@ -77,10 +86,10 @@ def extend(
 def append(
     archive: Archive,
     problem: Problem,
-    masks: Array,
-    costs: Array,
+    masks: Any,
+    costs: Any,
     train: Scores,
-    validation: Array,
+    validation: Any,
 ) -> Archive:
     """Appends candidates that a search has scored itself.
 
@@ -102,10 +111,24 @@ def append(
     return Archive(*(np.concatenate(columns) for columns in zip(archive, new, strict=True)))
 
 
-def by_training(train: Scores, feasible: Any) -> Any:
-    """The candidates' indices, feasible ones first, then by training accuracy, then by loss."""
-    xp = np if isinstance(feasible, np.ndarray) else jnp
-    return xp.lexsort((train.loss, -train.accuracy, ~feasible))
+def validate_best(
+    validate: Callable[[Any], Scores], masks: Any, train: Scores, feasible: Any, count: int
+) -> np.ndarray:
+    """The validation accuracy of the best of a round's candidates, float32 `[K]`.
+
+    Args:
+        validate: masks -> scores on the validation split.
+        masks: `[K, N]`, 1 = kept.
+        train: their scores on the batch of the training split.
+        feasible: bool `[K]`, which of them are within the budget.
+        count: how many are validated, NaN standing for the others: feasible ones first, then by
+            training accuracy, then by loss.
+    """
+    order = np.lexsort((train.loss, -np.asarray(train.accuracy), ~np.asarray(feasible)))
+    chosen = order[: min(count, len(order))]
+    validation = np.full(len(masks), np.nan, np.float32)
+    validation[chosen] = validate(jnp.asarray(masks, jnp.float32)[chosen]).accuracy
+    return validation
 
 
 def best_validation(archive: Archive, budget: float) -> float:

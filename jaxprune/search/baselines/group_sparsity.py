@@ -1,8 +1,8 @@
 """Groups of weights that vanish together: what group lasso and CGES share.
 
 The weights that leave a channel are its group. After each step of the optimizer a proximal step
-shrinks the groups, and those that reach zero are not in use; the channels with the smallest norms
-go at the end. `group_lasso.py` and `cges.py` say how they shrink.
+shrinks the groups; a channel whose group is zero is not in use, and the channels with the smallest
+norms are removed at the end. `group_lasso.py` and `cges.py` say how groups shrink.
 """
 
 from collections.abc import Callable
@@ -10,18 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from jaxprune.search.baselines import consumers
 from jaxprune.search.baselines.sparse_training import (
-    Batch,
     Learner,
     Method,
     Network,
     Plan,
-    descended,
-    no_gates,
+    Step,
+    descend,
 )
 
 Shrink = Callable[[Plan, Any, Array], Any]
@@ -44,7 +42,7 @@ def shrink_groups(plan: Plan, variables: Any, thresholds: Array) -> Any:
 
 
 def shrink_weights(plan: Plan, variables: Any, thresholds: Array) -> Any:
-    """Soft thresholds, one for all weights that leave a channel: `[N]`."""
+    """Soft thresholding of the weights that leave each channel, by its threshold `[N]`."""
     spread = consumers.spread(plan.structure, variables, thresholds, default=0.0)
 
     def shrunk(leaf: Array, threshold: Array) -> Array:
@@ -54,34 +52,17 @@ def shrink_weights(plan: Plan, variables: Any, thresholds: Array) -> Any:
 
 
 def method(shrink: Shrink) -> Method:
-    """The method that shrinks in this way."""
+    """The method that shrinks groups in this way."""
 
-    def step(
-        plan: Plan,
-        network: Network,
-        learner: Learner,
-        batch: Batch,
-        held_out: None,
-        number: Array,
-        key: Array,
-    ) -> tuple[Learner, Array]:
+    def step(plan: Plan, network: Network, learner: Learner, step: Step) -> tuple[Learner, Array]:
         """A step of the optimizer, then a proximal step."""
-        del held_out, key
-        params = learner.variables["params"]
-
-        def loss(params: Any) -> tuple[Array, Any]:
-            whole = jnp.ones(plan.structure.num_channels)
-            logits, new = network({**learner.variables, "params": params}, whole, batch.x)
-            return plan.loss(logits, batch.y), new
-
-        (value, new), slope = jax.value_and_grad(loss, has_aux=True)(params)
-        learner = descended(plan, learner, slope, new)
-        threshold = plan.learning_rate(number) * learner.strength
-        return learner._replace(variables=shrink(plan, learner.variables, threshold)), value
+        learner, _, loss = descend(
+            plan, network, learner, step.batch, lambda gates: (jnp.ones_like(gates), 0.0)
+        )
+        amount = plan.learning_rate(step.number) * learner.strength
+        return learner._replace(variables=shrink(plan, learner.variables, amount)), loss
 
     return Method(
-        gates=no_gates,
-        gate_optimizer=lambda config: optax.set_to_zero(),
         step=step,
         in_use=lambda plan, learner: (norms(plan, learner.variables) > 0).astype(jnp.float32),
         scores=lambda plan, learner: norms(plan, learner.variables),

@@ -1,38 +1,37 @@
 """L0 regularisation by hard concrete gates (Louizos, Welling and Kingma, ICLR 2018).
 
-Each channel has a gate that is drawn anew at each step (eqs. 10 to 12): a stretched and clipped
-concrete variable, exactly 0 or 1 with positive probability. The loss grows with what the network
-is expected to cost, which follows from the probabilities that the gates are not 0.
+Each channel has a gate that is sampled anew at every step (eqs. 10 to 12): a stretched and clipped
+concrete variable, exactly 0 or 1 with positive probability. The penalty is the network's expected
+cost, which follows from the probabilities that the gates are not 0.
 
-Settings are those of the paper and its code: temperature 2/3, stretched from -0.1 to 1.1, gates of
-the input open with probability 0.8 and all others with 0.5 at first.
+Settings are those of the paper and its code: temperature 2/3, stretched to [-0.1, 1.1], gates of
+the input open with probability 0.8 at first and all others with 0.5.
 
-Departures: the expectation is that of the budget's cost (the paper's is of the weights that leave
-the open gates, and also decays their squares); its strength holds the budget unless a number is
-given; weights are fitted by the recipe of the dense network, not by Adam with averaged weights;
-one draw serves a whole batch, as in the paper's code for large layers.
+Departures: the expectation is of the cost that the budget limits (the paper's counts the weights
+that leave the open gates, and also decays their squares); its strength holds the budget unless a
+number is given; weights are fitted by the recipe of the dense network, not by Adam with averaged
+weights; a whole batch shares one sample of the gates, as in the paper's code for large layers.
 """
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from jaxprune.dependency import Structure
 from jaxprune.search.baselines import consumers, sparse_training
 from jaxprune.search.baselines.sparse_training import (
-    Batch,
     Learner,
     Method,
     Network,
     Plan,
     State,
-    descended,
+    Step,
+    descend,
+    move_gates,
 )
 from jaxprune.search.ranges import INSIDE_UNIT, POSITIVE, require
 
@@ -41,7 +40,7 @@ __all__ = ["Config", "State", "finished", "init", "search", "update"]
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
 SMALLEST, LARGEST = np.log(0.01), np.log(100.0)
-"""Between these the logarithms of the gates' odds stay."""
+"""The range of the gates' log-odds."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Config(sparse_training.Config):
 
 
 def draw(log_odds: Array, uniform: Array) -> Array:
-    """Gates in [0, 1] from uniform numbers in (0, 1): eqs. 10 and 11."""
+    """Samples gates in [0, 1] from uniform numbers in (0, 1): eqs. 10 and 11."""
     noise = jnp.log(uniform) - jnp.log1p(-uniform)
     soft = jax.nn.sigmoid((noise + log_odds) / TEMPERATURE)
     return jnp.clip(soft * (HIGH - LOW) + LOW, 0.0, 1.0)
@@ -90,56 +89,28 @@ def _gates(config: Config, structure: Structure, key: Array) -> Array:
     return means[structure.group_index] + noise
 
 
-def _gate_optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.adam(config.gate_learning_rate)
-
-
-def _step(
-    plan: Plan,
-    network: Network,
-    learner: Learner,
-    batch: Batch,
-    held_out: None,
-    number: Array,
-    key: Array,
-) -> tuple[Learner, Array]:
+def _step(plan: Plan, network: Network, learner: Learner, step: Step) -> tuple[Learner, Array]:
     """One step of the weights and the gates together."""
-    del held_out, number
-    uniform = jax.random.uniform(key, learner.gates.shape, minval=1e-6, maxval=1 - 1e-6)
-    params = learner.variables["params"]
+    uniform = jax.random.uniform(step.key, learner.gates.shape, minval=1e-6, maxval=1 - 1e-6)
 
-    def loss(params: Any, log_odds: Array) -> tuple[Array, Any]:
-        gates = draw(log_odds, uniform)
-        logits, new = network({**learner.variables, "params": params}, gates, batch.x)
+    def gated(log_odds: Array) -> tuple[Array, Array]:
         expected = plan.cost(open_probability(log_odds)) / plan.limit
-        return plan.loss(logits, batch.y) + learner.strength * expected, new
+        return draw(log_odds, uniform), learner.strength * expected
 
-    (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-        params, learner.gates
-    )
-    learner = descended(plan, learner, slope, new)
-    gate_change, gate_state = _gate_optimizer(plan.config).update(
-        gate_slope, learner.gate_optimizer, learner.gates
-    )
-    gates = jnp.clip(learner.gates + gate_change, SMALLEST, LARGEST)
-    return learner._replace(gates=gates, gate_optimizer=gate_state), value
+    learner, slope, loss = descend(plan, network, learner, step.batch, gated)
+    learner = move_gates(plan, learner, slope)
+    return learner._replace(gates=jnp.clip(learner.gates, SMALLEST, LARGEST)), loss
 
 
-def _in_use(plan: Plan, learner: Learner) -> Array:
-    del plan
-    return open_probability(learner.gates)
-
-
-def _scores(plan: Plan, learner: Learner) -> Array:
-    del plan
-    return learner.gates
-
-
-def _weights(plan: Plan, learner: Learner) -> Any:
-    return consumers.scale(plan.structure, learner.variables, settled(learner.gates))
-
-
-METHOD = Method(_gates, _gate_optimizer, _step, _in_use, _scores, _weights)
+METHOD = Method(
+    step=_step,
+    in_use=lambda plan, learner: open_probability(learner.gates),
+    scores=lambda plan, learner: learner.gates,
+    weights=lambda plan, learner: consumers.scale(
+        plan.structure, learner.variables, settled(learner.gates)
+    ),
+    gates=_gates,
+)
 
 init = functools.partial(sparse_training.init, METHOD)
 update = functools.partial(sparse_training.update, METHOD)

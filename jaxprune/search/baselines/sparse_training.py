@@ -1,12 +1,13 @@
-"""Methods that train a network to be sparse, and then remove what they have made unimportant.
+"""Training a network to be sparse, and then removing what has become unimportant.
 
-A `Method` says how a step of training goes and which channels it makes unimportant. What is common
-is here: epochs over the training split, the strength of the sparsity, and the removal at the end.
+A `Method` says how a training step goes and which channels it makes unimportant. What all methods
+share is here: epochs over the training split, the strength of the sparsity, and the removal at the
+end.
 
-The papers give a strength and take the sparsity that comes out; a run here has a budget. So the
-strength is a multiplier by default, which rises while the channels that are in use cost more than
-the budget and falls while they cost less; a number fixes it as the papers do. In either case the
-least important channels go at the end, until the budget is just met.
+The papers fix the strength and take whatever sparsity results; a run here has a budget. So by
+default the strength is a multiplier, which rises while the channels in use cost more than the
+budget and falls while they cost less; a number fixes it, as in the papers. In either case the least
+important channels are removed at the end, until the budget is just met.
 """
 
 import functools
@@ -50,8 +51,8 @@ class Config:
     """That multiplier before training."""
 
     strength_rate: float = 6.0
-    """How fast it moves: its logarithm would rise by this in the whole training if twice the budget
-    were in use, and falls as fast if nothing were."""
+    """How fast it moves: its logarithm would rise by this over the whole training if twice the
+    budget were in use all the time, and fall as fast if nothing were."""
 
     def __post_init__(self) -> None:
         require(self, AT_LEAST_ONE, "epochs")
@@ -66,7 +67,7 @@ class Learner(NamedTuple):
         variables: the network's.
         gates: float32 `[N]`, the parameters of the channels' gates, where a method has some.
         optimizer: state of the weights' optimizer.
-        gate_optimizer: state of the gates' optimizer.
+        gate_optimizer: state of the gates' optimizer; () without gates.
         strength: float32 `[]`.
     """
 
@@ -82,6 +83,22 @@ class Batch(NamedTuple):
 
     x: Array
     y: Array
+
+
+class Step(NamedTuple):
+    """What a training step is given.
+
+    Attributes:
+        batch: examples of the training split.
+        held_out: random examples of the validation split.
+        number: how many steps came before, int32 `[]`.
+        key: PRNG key, consumed.
+    """
+
+    batch: Batch
+    held_out: Batch
+    number: Array
+    key: Array
 
 
 class Plan(NamedTuple):
@@ -109,6 +126,10 @@ class Plan(NamedTuple):
         """The recipe's optimizer for the weights."""
         return optimizer(self.recipe, self.steps)
 
+    def gate_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the gates, for methods that have some."""
+        return optax.adam(self.config.gate_learning_rate)
+
     def learning_rate(self, step: Array) -> Array:
         """The recipe's learning rate."""
         return learning_rate(self.recipe, self.steps)(step)
@@ -124,45 +145,65 @@ Network = Callable[[Any, Array, Array], tuple[Array, Any]]
 """`network(variables, gates [N], x)` -> logits and the changed collections, in training mode."""
 
 
-def descended(plan: Plan, learner: Learner, slope: Any, collections: Any) -> Learner:
-    """The learner after a step of the weights' optimizer.
+def descend(
+    plan: Plan,
+    network: Network,
+    learner: Learner,
+    batch: Batch,
+    gated: Callable[[Array], tuple[Array, Any]],
+) -> tuple[Learner, Array, Array]:
+    """A step of the weights' optimizer.
 
     Args:
         plan: what stays the same.
+        network: the network.
         learner: before the step.
-        slope: the gradient, a tree like the weights.
-        collections: what the network's call has changed, such as running means.
+        batch: the examples.
+        gated: the gates' parameters `[N]` -> what each channel is multiplied by, `[N]`, and a
+            penalty that is added to the loss.
+
+    Returns:
+        The learner after the step; the gradient of the gates' parameters, `[N]`; and the loss.
     """
     params = learner.variables["params"]
+
+    def loss(params: Any, gates: Array) -> tuple[Array, Any]:
+        factors, penalty = gated(gates)
+        logits, new = network({**learner.variables, "params": params}, factors, batch.x)
+        return plan.loss(logits, batch.y) + penalty, new
+
+    (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+        params, learner.gates
+    )
     change, state = plan.optimizer().update(slope, learner.optimizer, params)
-    params = optax.apply_updates(params, change)
-    variables = {**learner.variables, **collections, "params": params}
-    return learner._replace(variables=variables, optimizer=state)
+    variables = {**learner.variables, **new, "params": optax.apply_updates(params, change)}
+    return learner._replace(variables=variables, optimizer=state), gate_slope, value
+
+
+def move_gates(plan: Plan, learner: Learner, slope: Array) -> Learner:
+    """The learner after a step of the gates' optimizer along a gradient `[N]`."""
+    change, state = plan.gate_optimizer().update(slope, learner.gate_optimizer, learner.gates)
+    return learner._replace(gates=learner.gates + change, gate_optimizer=state)
 
 
 class Method(NamedTuple):
     """What distinguishes a method.
 
     Attributes:
-        gates: `(config, structure, key)` -> the gates' parameters before training, `[N]`.
-        gate_optimizer: `(config)` -> the optimizer of the gates.
-        step: `(plan, network, learner, batch, held_out, number, key)` -> the learner after a step
-            on a batch of the training split, and the loss. `held_out` is a batch of the validation
-            split; `number` counts the steps.
+        step: `(plan, network, learner, step)` -> the learner after a training step, and the loss.
         in_use: `(plan, learner)` -> how much each channel is in use, `[N]` in [0, 1]; its cost is
-            held against the budget.
+            compared with the budget.
         scores: `(plan, learner)` -> `[N]`, the lowest are removed first.
         weights: `(plan, learner)` -> the variables with the gates taken into the weights.
-        on_validation: whether steps look at `held_out`.
+        gates: `(config, structure, key)` -> the gates' parameters before training, `[N]`; None for
+            methods without gates.
     """
 
-    gates: Callable[[Any, Structure, Array], Array]
-    gate_optimizer: Callable[[Any], optax.GradientTransformation]
-    step: Callable[..., tuple[Learner, Array]]
+    step: Callable[[Plan, Network, Learner, Step], tuple[Learner, Array]]
     in_use: Callable[[Plan, Learner], Array]
     scores: Callable[[Plan, Learner], Array]
     weights: Callable[[Plan, Learner], Any]
-    on_validation: bool = False
+    gates: Callable[[Any, Structure, Array], Array] | None = None
 
 
 class State(NamedTuple):
@@ -181,12 +222,6 @@ class State(NamedTuple):
     archive: Archive
 
 
-def no_gates(config: Any, structure: Structure, key: Array) -> Array:
-    """For methods without gates."""
-    del config, key
-    return jnp.zeros(structure.num_channels)
-
-
 def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
     """The state before the first epoch.
 
@@ -197,12 +232,14 @@ def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
     key, weights_key, gates_key = jax.random.split(jnp.asarray(key), 3)
     assert problem.trainer is not None
     variables = material.dense if config.from_dense else problem.trainer.initial(weights_key)
-    gates = method.gates(config, problem.structure, gates_key)
+    gates = jnp.zeros(problem.structure.num_channels)
+    if method.gates:
+        gates = method.gates(config, problem.structure, gates_key)
     learner = Learner(
         variables=variables,
         gates=gates,
         optimizer=plan.optimizer().init(variables["params"]),
-        gate_optimizer=method.gate_optimizer(config).init(gates),
+        gate_optimizer=plan.gate_optimizer().init(gates) if method.gates else (),
         strength=jnp.float32(
             config.initial_strength if config.strength is None else config.strength
         ),
@@ -318,13 +355,13 @@ def _scored(problem: Problem, variables: Any, mask: Array) -> Archive:
     """The archive of one candidate with weights of its own."""
     assert problem.trainer is not None
     masks = jnp.asarray(mask)[None]
-    train = problem.trainer.evaluate(variables, masks)
-    return Archive(
-        masks=np.asarray(masks, np.uint8),
-        cost=candidates.relative_costs(problem, masks),
-        loss=np.asarray(train.loss, np.float32),
-        accuracy=np.asarray(train.accuracy, np.float32),
-        validation=np.asarray(problem.trainer.validate(variables, masks).accuracy, np.float32),
+    return candidates.append(
+        candidates.empty(problem.structure.num_channels),
+        problem,
+        masks,
+        candidates.costs(problem, masks),
+        problem.trainer.evaluate(variables, masks),
+        problem.trainer.validate(variables, masks).accuracy,
     )
 
 
@@ -371,19 +408,15 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
         images = augment(augment_key, split[0][index], plan.recipe.augment)
         return Batch(preprocess(images), split[1][index])
 
-    looked_at = None
-    if method.on_validation:
-        count = len(held_out[1])
-        index = jax.random.randint(look_key, (min(plan.batch_size, count),), 0, count)
-        looked_at = batch(held_out, index)
+    count = len(held_out[1])
+    index = jax.random.randint(look_key, (min(plan.batch_size, count),), 0, count)
+    given = Step(batch(examples, order[step]), batch(held_out, index), number, step_key)
     quick = lower(function, differentiated=True)
-    learner, now = method.step(
-        plan, quick, learner, batch(examples, order[step]), looked_at, number, step_key
-    )
+    learner, now = method.step(plan, quick, learner, given)
     if plan.config.strength is None:
         violation = plan.cost(method.in_use(plan, learner)) / plan.limit - 1
         rate = plan.config.strength_rate / (plan.config.epochs * plan.steps)
-        # In logarithms: what is a large strength differs by orders of magnitude between networks.
+        # Multiplied, not added to: strengths differ by orders of magnitude between networks.
         factor = jnp.exp(rate * jnp.clip(violation, -1.0, 1.0))
         learner = learner._replace(strength=learner.strength * factor)
     return learner, loss + now, number + 1

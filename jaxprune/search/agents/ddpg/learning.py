@@ -1,17 +1,13 @@
-"""DDPG with AMC's reward baseline and ACNN's proximal step: from minibatches to better networks.
+"""Learning from mini-batches: the critic's step, the actor's step, and the target networks.
 
-After Lillicrap et al. (ICLR 2016). Each minibatch moves the critic to less squared error of
-
-    y = r - b + gamma Q_targ(s', mu_targ(s'))        (ACNN, eq. 5; no Q after the last step)
-
-and then the actor to more `Q(s, mu(s))`. ACNN's eqs. 4 and 6 print a minimum, its eq. 8 ascends: it
-is ascent. `b` is AMC's moving average of rewards. With `shrinkage`, both optimizers end in a soft
-threshold of shrinkage times the learning rate (ACNN, eqs. 10 and 11), behind Adam's step, where the
-paper prints plain gradient steps. The target networks follow by `tau` (eqs. 12 and 13).
+After DDPG (Lillicrap et al., ICLR 2016), with AMC's moving average of rewards as a baseline and
+ACNN's proximal step: with `shrinkage`, both optimizers end in a soft threshold of shrinkage times
+the learning rate (ACNN, eqs. 10 and 11), behind Adam's step, where the paper prints plain gradient
+steps. The target networks follow by `tau` (eqs. 12 and 13).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +17,7 @@ from jax import Array
 from jaxprune.optim import prox, proximal_adam
 from jaxprune.search.agents.ddpg import networks
 from jaxprune.search.agents.ddpg.config import Config
+from jaxprune.search.agents.ddpg.losses import actor_loss, critic_loss
 from jaxprune.search.agents.ddpg.networks import Networks
 from jaxprune.search.agents.ddpg.replay import Transitions
 
@@ -30,10 +27,10 @@ class Learner(NamedTuple):
 
     Attributes:
         networks: variables of actor and critic.
-        targets: variables of their targets.
+        targets: variables of their target networks.
         optimizers: states of their optimizers.
         baseline: moving average of rewards, float32 `[]`.
-        updates: minibatches learnt from, int32 `[]`.
+        updates: mini-batches learnt from, int32 `[]`.
     """
 
     networks: Networks
@@ -44,7 +41,7 @@ class Learner(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Means over the minibatches of a round, each before its own step, float32 `[]`.
+    """Means over the mini-batches of a round, each before its own step, float32 `[]`.
 
     Attributes:
         actor: minus the value of the actor's actions.
@@ -80,21 +77,6 @@ def init(config: Config, key: Array, observation_size: int) -> Learner:
     )
 
 
-def critic_loss(config: Config, critic: Any, targets: Networks, batch: Transitions) -> Array:
-    """Mean squared error of the critic on steps `[B]`, whose rewards are less the baseline."""
-    action = networks.act(config, targets.actor, batch.following)
-    later = networks.value(config, targets.critic, batch.following, action)
-    aim = batch.rewards + config.gamma * batch.continues * later
-    found = networks.value(config, critic, batch.observations, batch.actions)
-    return jnp.square(jax.lax.stop_gradient(aim) - found).mean()
-
-
-def actor_loss(config: Config, actor: Any, critic: Any, batch: Transitions) -> Array:
-    """Minus the mean value of the actor's actions in the states of steps `[B]`."""
-    action = networks.act(config, actor, batch.observations)
-    return -networks.value(config, critic, batch.observations, action).mean()
-
-
 def follow(config: Config, learner: Learner) -> Learner:
     """Moves the target networks by `tau` (ACNN, eqs. 12 and 13)."""
     targets = optax.incremental_update(learner.networks, learner.targets, config.tau)
@@ -102,7 +84,7 @@ def follow(config: Config, learner: Learner) -> Learner:
 
 
 def baseline(config: Config, learner: Learner, rewards: Array) -> Array:
-    """The moving average after the rewards `[B]` of one more minibatch (AMC's published code)."""
+    """The moving average after the rewards `[B]` of one more mini-batch (AMC's published code)."""
     mean = rewards.mean()
     moved = learner.baseline + config.baseline_rate * (mean - learner.baseline)
     first = mean if config.baseline_rate > 0 else jnp.float32(0)
@@ -110,7 +92,7 @@ def baseline(config: Config, learner: Learner, rewards: Array) -> Array:
 
 
 def step(config: Config, learner: Learner, batch: Transitions) -> tuple[Learner, Losses]:
-    """Learns from one minibatch `[B]`: critic, actor, and the targets if they move now."""
+    """Learns from one mini-batch `[B]`: critic, actor, and the targets if they move now."""
     average = baseline(config, learner, batch.rewards)
     batch = batch._replace(rewards=batch.rewards - average)
     optimizer = optimizers(config)
@@ -137,7 +119,7 @@ def step(config: Config, learner: Learner, batch: Transitions) -> tuple[Learner,
 
 
 def learn(config: Config, learner: Learner, batches: Transitions) -> tuple[Learner, Losses]:
-    """Learns from minibatches `[M, B]`, one after the other."""
+    """Learns from mini-batches `[M, B]`, one after the other."""
     learner, losses = jax.lax.scan(lambda kept, one: step(config, kept, one), learner, batches)
     if config.targets_move == "round":
         learner = follow(config, learner)

@@ -3,12 +3,12 @@
 After "Neural Network Pruning through Constrained Reinforcement Learning" (Malik, Haider, Iqbal and
 Taj) and the thesis behind it (Malik, LUMS 2021). One `update` is one round:
 
-1. **Episodes**: `episodes` networks are pruned layer by layer (`envs.layerwise`), one action of the
-   policy for each layer, all at once.
-2. **Reward and cost** of the finished networks, in one batch: the reward is the accuracy (or minus
-   the loss) on images of the training split, after as many steps of fine-tuning as the schedule has
-   for this part of the search; the costs are what the budgets limit, of the binary masks, as
-   fractions of the dense network's. Both are paid at the last step.
+1. **Episodes** (`episodes.py`): `episodes` networks are pruned layer by layer (`envs.layerwise`),
+   one action of the policy for each layer, all at once.
+2. **Rewards and costs** of the finished networks, in one batch: the reward is the accuracy (or
+   minus the loss) on images of the training split, after as many steps of fine-tuning as the
+   schedule has for this part of the search; the costs are what the budgets limit, of the binary
+   masks, as fractions of the dense network's. Both are paid at the last step.
 3. **Learning** (`learning.py`): the multipliers follow the violations, then the policy and the
    critics take the steps of PPO.
 
@@ -16,22 +16,17 @@ What the papers leave open, and departures from them, this project's own:
 
 - An untrained policy prunes every layer by about what uniform pruning takes to meet the budgets.
   From 0.5 a tight budget is out of its reach for many rounds, in which the multiplier winds up.
-- Beside the episodes, each round finishes one network by the policy's mean actions, and the same
-  with all actions scaled so that the budgets are just met. With an untrained policy, this is
-  uniform magnitude pruning, but for rounding.
 - The answer is the best network within the budgets that was ever evaluated: of each round the
-  `validated` best by training accuracy are scored on the validation split, and the highest of these
+  `validated` best by training accuracy are scored on the validation split, and the best of these
   wins. The papers take what the last policy gives, which may break its budget.
 - A round is `episodes` whole episodes, and the schedule and the ratio's clip (eq. 5.1) follow the
   rounds; the thesis counts timesteps. 40,000 timesteps are `iterations * episodes * layers`.
 - The images that rewards are computed on stay the same, so that rewards can be compared.
-- The multipliers follow the costs as parts of their limits, not of the dense network's cost: the
-  violation of a budget of a tenth would else be a tenth as large.
+- The multipliers follow costs as fractions of their limits, not of the dense network's cost: the
+  violation of a budget of a tenth would otherwise be a tenth as large.
 
-Where the costs can be traced and nothing is trained, a round is one compiled call besides keeping
-what it found; nothing is compiled after the first one. Where the problem has a faster way to score
-networks from the host (`Problem.host`), it is one for the episodes and one for the learning, with
-the scoring in between.
+The episodes are one compiled call and the learning is another, with the scoring in between; nothing
+is compiled after the first round.
 """
 
 import functools
@@ -45,17 +40,16 @@ from jax import Array
 
 from jaxprune.costs import within_groups
 from jaxprune.errors import UserError
-from jaxprune.scoring.evaluation import Scores, separated
+from jaxprune.scoring.evaluation import Scores
 from jaxprune.search import rounds
-from jaxprune.search.agents.ppo_lagrangian import learning
+from jaxprune.search.agents.ppo_lagrangian import episodes, learning
 from jaxprune.search.agents.ppo_lagrangian.config import Config
-from jaxprune.search.agents.ppo_lagrangian.learning import Learner, Trajectories
+from jaxprune.search.agents.ppo_lagrangian.episodes import Episodes
+from jaxprune.search.agents.ppo_lagrangian.learning import Learner, Metrics, Trajectories
 from jaxprune.search.baselines import candidates
-from jaxprune.search.baselines.magnitude import uniform_l1
-from jaxprune.search.baselines.removal import least_removal, least_removal_of
-from jaxprune.search.envs import filterwise, layerwise
-from jaxprune.search.envs.layerwise import Rules
-from jaxprune.search.problem import Archive, Problem, SearchResult, best, shares, traced_costs
+from jaxprune.search.baselines.removal import least_removal
+from jaxprune.search.envs import layerwise
+from jaxprune.search.problem import Archive, Problem, SearchResult, best
 
 
 class State(NamedTuple):
@@ -78,185 +72,74 @@ class State(NamedTuple):
     archive: Archive
 
 
-class Episodes(NamedTuple):
-    """What a round plays.
-
-    After its K episodes, `values` and `masks` have the network of the mean policy, and that network
-    scaled to the budgets.
-
-    Attributes:
-        observations: float32 `[K, T, 6]`.
-        actions: float32 `[K, T, A]`, as drawn.
-        log_probs: float32 `[K, T]`.
-        means: float32 `[T, A]`, the mean policy's actions.
-        values: float32 `[K + 2, N]`, what each channel is multiplied by.
-        masks: uint8 `[K + 2, N]`, 1 = keep.
-    """
-
-    observations: Array
-    actions: Array
-    log_probs: Array
-    means: Array
-    values: Array
-    masks: Array
+_rollout = jax.jit(episodes.rollout, static_argnums=(0, 1))
 
 
-class Outcome(NamedTuple):
-    """How the finished networks of a round do, K + 2 of them.
-
-    Attributes:
-        rewards: float32 `[K + 2]`.
-        costs: float32 `[K + 2, m]`, fractions of the dense costs.
-        train: scores of the binary masks on the batch of the training split.
-        validation: float32 `[K + 2]`, accuracy on the validation split, NaN where not looked at.
-    """
-
-    rewards: Array
-    costs: Array
-    train: Scores
-    validation: Array
-
-
-def rollout(
-    config: Config, rules: Rules, learner: Learner, rank: Array, most: Array, key: Array
-) -> Episodes:
-    """Prunes K networks layer by layer as the policy draws, and one as its means say.
-
-    The scaled network is not there yet; see `with_scaled`.
-
-    Args:
-        config: the agent's settings.
-        rules: the environment's rules.
-        learner: holds the policy.
-        rank: int32 `[N]`, the order of the channels within their groups.
-        most: the largest part of a group that a coarse action may remove, float32 `[]`.
-        key: consumed.
-    """
-    step = jax.vmap(functools.partial(layerwise.step, rules, rank), in_axes=(0, 0, None))
-
-    def decide(state: layerwise.State, key: Array) -> tuple[layerwise.State, tuple]:
-        observations = jax.vmap(functools.partial(layerwise.observe, rules))(state.step)
-        actions, log_probs = learning.act(config, learner, observations[:-1], key)
-        mean = learning.mean_action(config, learner, observations[-1:])
-        state = step(state, jnp.concatenate([actions, mean]), most).state
-        return state, (observations[:-1], actions, log_probs, mean[0])
-
-    start = layerwise.reset(rules)
-    states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], config.episodes + 1, 0), start)
-    states, taken = jax.lax.scan(decide, states, jax.random.split(key, rules.num_steps))
-    masks = jax.vmap(functools.partial(layerwise.hard_mask, rules))(states.values)
-    observations, actions, log_probs = (jnp.moveaxis(leaf, 0, 1) for leaf in taken[:3])
-    means = jnp.minimum(taken[3], most) if rules.strategy == "coarse" else taken[3]
-    return Episodes(observations, actions, log_probs, means, states.values, masks)
-
-
-def with_scaled(episodes: Episodes, mask: Array) -> Episodes:
-    """Appends the network of the mean policy scaled to the budgets, uint8 `[N]`."""
-    return episodes._replace(
-        values=jnp.concatenate([episodes.values, mask[None].astype(jnp.float32)]),
-        masks=jnp.concatenate([episodes.masks, mask[None]]),
-    )
-
-
-def learn(
+@functools.partial(jax.jit, static_argnums=0)
+def _learn(
     config: Config,
     learner: Learner,
-    episodes: Episodes,
+    played: Episodes,
     rewards: Array,
     costs: Array,
     limits: Array,
     key: Array,
-) -> tuple[Learner, Any]:
+) -> tuple[Learner, Metrics]:
     """PPO-Lagrangian on episodes whose `rewards [K]` and `costs [K, m]` are paid at their end.
 
-    Costs are learnt as parts of their limits, so that the multipliers move alike whatever the
-    budget: a cost twice its limit is a violation of 1.
+    Costs are learnt as fractions of their limits, so that the multipliers move alike whatever the
+    budget: a cost of twice its limit is a violation of 1.
     """
-    played, steps = episodes.log_probs.shape
+    count, steps = played.log_probs.shape
     trajectories = Trajectories(
-        observations=episodes.observations,
-        actions=episodes.actions,
-        log_probs=episodes.log_probs,
-        rewards=jnp.zeros((played, steps)).at[:, -1].set(rewards),
-        costs=jnp.zeros((played, steps, costs.shape[-1])).at[:, -1].set(costs / limits),
+        observations=played.observations,
+        actions=played.actions,
+        log_probs=played.log_probs,
+        rewards=jnp.zeros((count, steps)).at[:, -1].set(rewards),
+        costs=jnp.zeros((count, steps, costs.shape[-1])).at[:, -1].set(costs / limits),
     )
     return learning.learn(config, learner, trajectories, jnp.ones_like(limits), key)
 
 
-def _reward(config: Config, scores: Scores) -> Array:
-    return scores.accuracy if config.reward == "accuracy" else -scores.loss
-
-
-_rollout = jax.jit(rollout, static_argnums=(0, 1))
-_learn = jax.jit(learn, static_argnums=0)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _round(
+def _score(
     config: Config,
-    rules: Rules,
-    game: filterwise.Rules,
-    costs_of: tuple[Callable[[Array], Array], ...],
-    evaluate: Callable[..., Scores],
-    validate: Callable[..., Scores],
-    constants: tuple[list[Array], list[Array]],
-    learner: Learner,
-    rank: Array,
-    limits: Array,
-    most: Array,
+    problem: Problem,
+    weights: Any,
+    played: Episodes,
+    feasible: np.ndarray,
+    steps: int,
     key: Array,
-) -> tuple[Learner, Any, Episodes, Outcome]:
-    """A whole round in one call: nothing is trained, and the costs can be traced."""
-    play_key, learn_key = jax.random.split(key)
-    episodes = rollout(config, rules, learner, rank, most, play_key)
-    scaled, _, _ = least_removal_of(game, layerwise.order(rules, rank, episodes.means))
-    episodes = with_scaled(episodes, scaled)
-    masks = episodes.masks.astype(jnp.float32)
-    costs = jnp.stack([jax.vmap(cost)(masks) for cost in costs_of], axis=-1)
-    train = evaluate(constants[0], masks)
-    if config.strategy == "fine":
-        rewards = _reward(config, evaluate(constants[0], episodes.values))
-    else:
-        rewards = _reward(config, train)
-    order = candidates.by_training(train, (costs <= limits).all(-1))
-    chosen = order[: min(config.validated, len(order))]
-    accuracy = validate(constants[1], masks[chosen]).accuracy
-    validation = jnp.full(len(masks), jnp.nan).at[chosen].set(accuracy)
-    played = config.episodes
-    learner, metrics = learn(
-        config, learner, episodes, rewards[:played], costs[:played], limits, learn_key
-    )
-    return learner, metrics, episodes, Outcome(rewards, costs, train, validation)
+) -> tuple[np.ndarray, Scores, Any]:
+    """How the finished networks of a round do.
 
-
-def _outcome(
-    config: Config, problem: Problem, weights: Any, episodes: Episodes, steps: int, key: Array
-) -> Outcome:
-    """The same as in `_round`, for costs that are measured and networks that are trained."""
-    masks = episodes.masks.astype(jnp.float32)
-    costs = shares(problem, np.asarray(episodes.masks))
+    Returns:
+        Their rewards, float32 `[K + 2]`; the scores of their binary masks on the batch of the
+        training split; and their validation accuracies, NaN where not looked at.
+    """
+    masks = jnp.asarray(played.masks, jnp.float32)
     soft = config.strategy == "fine"
-    if steps and not config.online:
-        assert problem.trainer is not None
-        train, scores = problem.trainer.finetune(masks, steps, key)
-        seen = train
-        if soft:
-            seen, _ = problem.trainer.finetune(episodes.values, steps, key)
-        return Outcome(_reward(config, seen), jnp.asarray(costs), train, scores.accuracy)
 
-    by = problem.host or problem
-    evaluate, validate = by.evaluate, by.validate
+    def reward(scores: Scores) -> np.ndarray:
+        return np.asarray(scores.accuracy if config.reward == "accuracy" else -scores.loss)
+
+    if steps:
+        assert problem.trainer is not None
+        train, validation = problem.trainer.finetune(masks, steps, key)
+        seen = problem.trainer.finetune(played.values, steps, key)[0] if soft else train
+        return reward(seen), train, validation.accuracy
+    scorer = problem.host or problem
+    evaluate, validate = scorer.evaluate, scorer.validate
     if config.online:
         assert problem.trainer is not None
         evaluate = functools.partial(problem.trainer.evaluate, weights)
         validate = functools.partial(problem.trainer.validate, weights)
     train = evaluate(masks)
-    rewards = _reward(config, evaluate(episodes.values) if soft else train)
-    order = candidates.by_training(train, (costs <= problem.limits).all(-1))
-    chosen = order[: min(config.validated, len(order))]
-    validation = np.full(len(masks), np.nan, np.float32)
-    validation[chosen] = validate(masks[chosen]).accuracy
-    return Outcome(rewards, jnp.asarray(costs), train, jnp.asarray(validation))
+    seen = evaluate(played.values) if soft else train
+    return (
+        reward(seen),
+        train,
+        candidates.validate_best(validate, masks, train, feasible, config.validated),
+    )
 
 
 def init(config: Config, problem: Problem, key: Array) -> State:
@@ -279,7 +162,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     rules = layerwise.rules(problem.structure, config.strategy)
     key, learner_key, weights_key = jax.random.split(key, 3)
     sizes = len(layerwise.OBSERVATION), rules.action_size, len(problem.limits)
-    mean = initial_action(config, problem)
+    mean = episodes.initial_action(config, problem)
     learner = learning.init(config.within_a_round(), learner_key, *sizes, mean=mean)
     return State(
         key=key,
@@ -289,35 +172,6 @@ def init(config: Config, problem: Problem, key: Array) -> State:
         iteration=np.int32(0),
         episodes=np.int32(0),
         archive=candidates.empty(problem.structure.num_channels),
-    )
-
-
-def initial_action(config: Config, problem: Problem) -> float:
-    """The policy's mean before learning.
-
-    Where a cost has to be measured, it is taken to fall with the square of the widths.
-    """
-    if config.strategy == "fine":
-        return 0.5  # the threshold between removing and keeping
-    if config.initial_action is not None:
-        return config.initial_action
-    if problem.traceable:
-        sizes = tuple(group.size for group in problem.structure.groups)
-        removed = 1 - float(
-            within_groups.mean(sizes, uniform_l1(problem).astype(jnp.float32)).mean()
-        )
-    else:
-        removed = 1 - float(np.sqrt(problem.limits.min()))
-    return min(max(removed, 0.05), 0.95)  # further out, the sigmoid would hardly move
-
-
-def largest_ratio(config: Config, problem: Problem, iteration: int) -> Array:
-    """The largest part of a group that a coarse action may remove in a round (eq. 5.1)."""
-    first = config.initial_ratio
-    if first is None:
-        first = max(0.9, 1 - float(problem.limits.min()))
-    return layerwise.largest_ratio(
-        first, config.ratio_rise, jnp.float32(iteration / config.iterations)
     )
 
 
@@ -357,105 +211,65 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     """
     rules = layerwise.rules(problem.structure, config.strategy)
     rank = within_groups.rank(rules.sizes, jnp.asarray(problem.importance))
-    iteration = int(state.iteration)
-    limits = jnp.asarray(problem.limits)
-    most = largest_ratio(config, problem, iteration)
-    steps = finetuning_steps(config, iteration)
-    settings = config.within_a_round()
+    iteration, settings = int(state.iteration), config.within_a_round()
+    most = episodes.largest_ratio(config, problem, iteration)
+    steps = 0 if config.online else finetuning_steps(config, iteration)
     key, round_key = jax.random.split(jnp.asarray(state.key))
+    play_key, learn_key, train_key, tune_key = jax.random.split(round_key, 4)
 
+    played, order = _rollout(settings, rules, state.learner, rank, most, play_key)
+    played = episodes.with_scaled(played, least_removal(problem, order))
     weights = state.weights
-    given = problem.traceable and not steps and not config.online
-    if given and problem.host is None:
-        shape = (config.episodes + 2, problem.structure.num_channels)
-        evaluate = separated(problem.evaluate, shape)
-        validate = separated(problem.validate, (min(config.validated, shape[0]), shape[1]))
-        learner, metrics, episodes, outcome = _round(
-            settings,
-            rules,
-            filterwise.rules(problem),
-            traced_costs(problem),
-            evaluate.function,
-            validate.function,
-            (evaluate.constants, validate.constants),
-            state.learner,
-            rank,
-            limits,
-            most,
-            round_key,
-        )
-    else:
-        play_key, learn_key, *more_keys = jax.random.split(round_key, 2 if given else 4)
-        train_key, tune_key = more_keys or (round_key, round_key)  # nothing is trained if given
-        episodes = _rollout(settings, rules, state.learner, rank, most, play_key)
-        episodes = with_scaled(
-            episodes, least_removal(problem, layerwise.order(rules, rank, episodes.means))
-        )
-        if config.online:
-            assert problem.trainer is not None
-            weights = problem.trainer.train(weights, episodes.masks, config.online_steps, train_key)
-        outcome = _outcome(config, problem, weights, episodes, steps, tune_key)
-        learner, metrics = _learn(
-            settings,
-            state.learner,
-            episodes,
-            outcome.rewards[: config.episodes],
-            outcome.costs[: config.episodes],
-            limits,
-            learn_key,
-        )
-    archive = candidates.append(
-        state.archive, problem, episodes.masks, outcome.costs, outcome.train, outcome.validation
-    )
-    if not np.isfinite(np.asarray(outcome.rewards)).all():
-        worst = int(np.argmin(np.isfinite(np.asarray(outcome.rewards))))
+    if config.online:
+        assert problem.trainer is not None
+        weights = problem.trainer.train(weights, played.masks, config.online_steps, train_key)
+    costs = candidates.costs(problem, played.masks)
+    feasible = np.all(costs <= problem.limits, axis=-1)
+    rewards, train, validation = _score(config, problem, weights, played, feasible, steps, tune_key)
+    if not np.isfinite(rewards).all():
+        worst = int(np.argmin(np.isfinite(rewards)))
         raise UserError(
-            f"the {config.reward} of a candidate is {float(outcome.rewards[worst])} in round "
+            f"the {config.reward} of a candidate is {float(rewards[worst])} in round "
             f"{iteration + 1}: the network does not compute finite numbers under its mask"
         )
+    count = config.episodes
+    learner, learnt = _learn(
+        settings,
+        state.learner,
+        played,
+        rewards[:count],
+        costs[:count],
+        jnp.asarray(problem.limits),
+        learn_key,
+    )
+    archive = candidates.append(state.archive, problem, played.masks, costs, train, validation)
     state = State(
         key=key,
         learner=learner,
         weights=weights,
         iteration=np.int32(iteration + 1),
-        episodes=np.int32(state.episodes + config.episodes),
+        episodes=np.int32(state.episodes + count),
         archive=archive,
     )
-    return state, _metrics(config, rules, problem, state, episodes, outcome, metrics, steps)
-
-
-def _metrics(
-    config: Config,
-    rules: Rules,
-    problem: Problem,
-    state: State,
-    episodes: Episodes,
-    outcome: Outcome,
-    metrics: Any,
-    steps: int,
-) -> dict[str, Any]:
-    costs = np.asarray(outcome.costs)[: config.episodes]
-    archive = state.archive
-    actions = np.clip(np.asarray(episodes.actions), 0, 1).mean((0, 2))
-    return {
-        "iteration": int(state.iteration),
+    return state, {
+        "iteration": iteration + 1,
         "episodes": int(state.episodes),
         "timesteps": int(state.episodes) * rules.num_steps,
         "candidates": len(archive.cost),
         "best_accuracy": candidates.best_validation(archive, problem.budget),
-        "feasible": float((costs <= problem.limits).all(-1).mean()),
-        "finetune_steps": 0 if config.online else steps,
-        "reward": float(outcome.rewards[: config.episodes].mean()),
-        "cost": costs.mean(0).tolist(),
+        "feasible": float(feasible[:count].mean()),
+        "finetune_steps": steps,
+        "reward": float(rewards[:count].mean()),
+        "cost": costs[:count].mean(0).tolist(),
         "limit": problem.limits.tolist(),
-        "multiplier": np.asarray(state.learner.multipliers).tolist(),
-        "action": actions.tolist(),
-        "sigma": float(metrics.sigma),
-        "entropy": float(metrics.entropy),
-        "kl": float(metrics.approx_kl),
-        "policy_loss": float(metrics.policy_loss),
-        "value_loss": float(metrics.value_loss),
-        "cost_value_loss": float(metrics.cost_value_loss),
+        "multiplier": np.asarray(learner.multipliers).tolist(),
+        "action": np.clip(np.asarray(played.actions), 0, 1).mean((0, 2)).tolist(),
+        "sigma": float(learnt.sigma),
+        "entropy": float(learnt.entropy),
+        "kl": float(learnt.approx_kl),
+        "policy_loss": float(learnt.policy_loss),
+        "value_loss": float(learnt.value_loss),
+        "cost_value_loss": float(learnt.cost_value_loss),
     }
 
 

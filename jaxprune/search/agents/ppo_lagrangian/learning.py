@@ -6,14 +6,14 @@ episode costs more than its budget (equations 5-8 of the paper and 4.6, 4.7 of t
 others). A round, `learn`,
 
 1. adds the episodes to the running statistics;
-2. moves the multipliers by the violations, before the policy, as the implementations of
-   constrained policy optimisation do;
-3. forms the advantages of the Lagrangian;
+2. moves the multipliers by the violations, before the policy, as implementations of constrained
+   policy optimisation do;
+3. computes the advantages of the Lagrangian;
 4. fits the policy and both critics.
 
-Departures from the papers: critics learn towards the TD(lambda) targets of their advantages, as in
-stable-baselines, not the one-step targets of equations 9 and 11; multipliers move by projected
-ascent or a PID controller, not by Adam; several budgets have a multiplier each.
+Departures from the papers: the critics' targets are the TD(lambda) returns that go with the
+advantages, as in stable-baselines, not the one-step targets of equations 9 and 11; multipliers move
+by projected ascent or a PID controller, not by Adam; several budgets have a multiplier each.
 """
 
 import functools
@@ -27,14 +27,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxprune.search.agents.ppo_lagrangian import fitting, multipliers, networks, normalization
-from jaxprune.search.agents.ppo_lagrangian.advantages import combine, gae
 from jaxprune.search.agents.ppo_lagrangian.config import Learning
+from jaxprune.search.agents.ppo_lagrangian.losses import Samples, combine, gae, losses
 from jaxprune.search.agents.ppo_lagrangian.networks import Networks
 from jaxprune.search.agents.ppo_lagrangian.normalization import Statistics
 
 
 class Learner(NamedTuple):
-    """All that learning carries from round to round.
+    """Everything that learning carries from round to round.
 
     Attributes:
         networks: the variables of the policy and both critics.
@@ -46,7 +46,7 @@ class Learner(NamedTuple):
         observations: statistics of the observations, of shape `[O]`.
         rewards: statistics of the reward of an episode, of shape `[]`.
         costs: statistics of the costs of an episode, of shape `[m]`.
-        updates: number of minibatch updates made, int32 `[]`.
+        updates: number of mini-batch updates made, int32 `[]`.
     """
 
     networks: Networks
@@ -66,8 +66,8 @@ class Trajectories(NamedTuple):
         observations: raw, `[K, T, O]`.
         actions: as sampled, not clipped, `[K, T, A]`.
         log_probs: of the actions as sampled, `[K, T]`.
-        rewards: raw, `[K, T]`; here all but the last of an episode are 0, but they need not be.
-        costs: raw, `[K, T, m]`; the same.
+        rewards: raw, `[K, T]`.
+        costs: raw, `[K, T, m]`.
     """
 
     observations: Array
@@ -80,14 +80,14 @@ class Trajectories(NamedTuple):
 class Metrics(NamedTuple):
     """What a round of learning saw and did.
 
-    Losses, KL divergence, clip fraction, entropy and sigma are those of the networks after the
-    round, on all its steps.
+    Losses, KL divergence, clip fraction, entropy and sigma are those of the updated networks on all
+    steps of the round.
 
     Attributes:
         reward: mean raw reward of an episode, `[]`.
         costs: mean raw costs of an episode, `[m]`.
         violations: `costs` less the budgets, `[m]`.
-        multipliers: after the round, `[m]`; those that its policy learnt with.
+        multipliers: those that the policy learnt with, `[m]`.
         policy_loss: minus the clipped surrogate objective, `[]`.
         value_loss: mean squared error of the reward critic, in normalised units, `[]`.
         cost_value_loss: mean squared error of the cost critic, in normalised units, `[]`.
@@ -95,10 +95,8 @@ class Metrics(NamedTuple):
         clip_fraction: fraction of the steps whose probability ratio is beyond the clip, `[]`.
         entropy: of the policy's Gaussian before clipping, in nats, `[]`; may be negative.
         sigma: mean over the components of an action of the policy's standard deviation, `[]`.
-        updates: minibatch updates of this round, int32 `[]`; fewer than there are minibatches where
-            the KL divergence stopped them.
-        finite: whether all that came in and all that the next learner holds is finite, bool `[]`.
-            If not, the caller should keep the learner it had.
+        updates: mini-batch updates of this round, int32 `[]`; fewer than there are mini-batches
+            where the KL divergence stopped them.
     """
 
     reward: Array
@@ -113,7 +111,6 @@ class Metrics(NamedTuple):
     entropy: Array
     sigma: Array
     updates: Array
-    finite: Array
 
 
 @functools.partial(
@@ -141,18 +138,7 @@ def init(
     Returns:
         The learner. Its policy has this mean up to about 0.01 for observations of the order of 1;
         see `observe` for others.
-
-    Raises:
-        ValueError: a size is below 1.
     """
-    sizes = {
-        "observation_size": observation_size,
-        "action_size": action_size,
-        "num_costs": num_costs,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
     variables = networks.init(config, key, observation_size, action_size, num_costs, mean)
     initial, dual = multipliers.init(config, num_costs)
     return Learner(
@@ -168,18 +154,11 @@ def init(
 
 
 def observe(learner: Learner, observations: Array) -> Learner:
-    """Shows the learner observations without learning from them.
+    """Adds raw observations `[..., O]`, at least one, to the statistics without learning from them.
 
     A new learner takes observations as they come, however large, and normalises them from its
-    second round on. Where they are known beforehand, as layers of a network are, this lets it start
-    with statistics.
-
-    Args:
-        learner: the learner.
-        observations: raw, `[..., O]`, at least one.
-
-    Returns:
-        The learner with their statistics.
+    second round on. Where they are known beforehand, as the layers of a network are, this lets it
+    start with statistics.
     """
     seen = normalization.update(learner.observations, observations)
     return learner._replace(observations=seen)
@@ -187,13 +166,7 @@ def observe(learner: Learner, observations: Array) -> Learner:
 
 @functools.partial(jax.jit, static_argnames="config")
 def act(config: Learning, learner: Learner, observations: Array, key: Array) -> tuple[Array, Array]:
-    """Samples actions.
-
-    Args:
-        config: the settings.
-        learner: the learner.
-        observations: raw, `[..., O]`.
-        key: consumed.
+    """Samples actions for raw observations `[..., O]`.
 
     Returns:
         Actions `[..., A]` as sampled (`executed` is what the environment sees) and their
@@ -204,16 +177,7 @@ def act(config: Learning, learner: Learner, observations: Array, key: Array) -> 
 
 @functools.partial(jax.jit, static_argnames="config")
 def mean_action(config: Learning, learner: Learner, observations: Array) -> Array:
-    """The means of the policy, in (0, 1).
-
-    Args:
-        config: the settings.
-        learner: the learner.
-        observations: raw, `[..., O]`.
-
-    Returns:
-        `[..., A]`.
-    """
+    """The policy's means for raw observations `[..., O]`, in (0, 1): `[..., A]`."""
     return _distribution(config, learner, observations).mean()
 
 
@@ -224,8 +188,8 @@ def learn(
     """One round of learning from K episodes, compiled as one call.
 
     The policy sees observations through the statistics with which it took the actions, so that its
-    probability ratios start at 1; the statistics with the new observations serve from the next
-    round on. Those of rewards and costs serve at once.
+    probability ratios start at 1; the new observations count from the next round on. New rewards
+    and costs count at once.
 
     Args:
         config: the settings.
@@ -238,11 +202,7 @@ def learn(
 
     Returns:
         The next learner, which is a function of the arguments alone, and metrics.
-
-    Raises:
-        ValueError: shapes that do not fit together.
     """
-    _check_shapes(learner, trajectories, budgets)
     rewards = normalization.update(learner.rewards, trajectories.rewards.sum(axis=1))
     costs = normalization.update(learner.costs, trajectories.costs.sum(axis=1))
 
@@ -267,32 +227,31 @@ def learn(
         costs=costs,
         updates=learner.updates + progress.updates,
     )
-    _, losses = fitting.losses(config, progress.networks, samples)
+    _, found = losses(config, progress.networks, samples)
     distribution = networks.policy(config, progress.networks.policy, samples.observations)
     return after, Metrics(
         reward=trajectories.rewards.sum(axis=1).mean(),
         costs=trajectories.costs.sum(axis=1).mean(axis=0),
         violations=violations,
         multipliers=moved,
-        policy_loss=losses.policy,
-        value_loss=losses.value,
-        cost_value_loss=losses.cost_value,
-        approx_kl=losses.approx_kl,
-        clip_fraction=losses.clip_fraction,
+        policy_loss=found.policy,
+        value_loss=found.value,
+        cost_value_loss=found.cost_value,
+        approx_kl=found.approx_kl,
+        clip_fraction=found.clip_fraction,
         entropy=distribution.entropy().mean(),
         sigma=distribution.stddev().mean(),
         updates=progress.updates,
-        finite=_finite((trajectories, budgets, after)),
     )
 
 
 def normalized_payments(statistics: Statistics, payments: Array) -> Array:
-    """Rewards or costs such that those of an episode have about mean 0 and deviation 1.
+    """Scales rewards or costs so that an episode's total has about mean 0 and deviation 1.
 
-    All payments of an episode are divided by the deviation of its total, and the mean of the total
-    comes off the last payment. Of rewards paid at the end this is the papers' normalisation. Of
-    any others it leaves the best policy what it was: episodes have a fixed length, so that what
-    comes off does not depend on the actions.
+    All payments of an episode are divided by the deviation of the totals, and the mean total is
+    subtracted from the last payment. For rewards paid at the end this is the papers' normalisation.
+    For any others it leaves the best policy unchanged: episodes have a fixed length, so what is
+    subtracted does not depend on the actions.
 
     Args:
         statistics: of the totals of episodes, of shape `[...]`.
@@ -307,7 +266,7 @@ def normalized_payments(statistics: Statistics, payments: Array) -> Array:
 
 def prepare(
     config: Learning, variables: Networks, weights: Array, trajectories: Trajectories
-) -> fitting.Samples:
+) -> Samples:
     """The steps of normalised episodes with their advantages and the critics' targets.
 
     Args:
@@ -325,7 +284,7 @@ def prepare(
     cost_values = networks.critic(config, variables.cost_critic, observations)
     rewards = gae(trajectories.rewards, values, config.reward_gamma, config.reward_lambda)
     costs = gae(trajectories.costs, cost_values, config.cost_gamma, config.cost_lambda)
-    samples = fitting.Samples(
+    samples = Samples(
         observations=observations,
         actions=trajectories.actions,
         log_probs=trajectories.log_probs,
@@ -341,25 +300,3 @@ def _distribution(
 ) -> distrax.MultivariateNormalDiag:
     normalized = normalization.normalize(learner.observations, observations)
     return networks.policy(config, learner.networks.policy, normalized)
-
-
-def _check_shapes(learner: Learner, trajectories: Trajectories, budgets: Array) -> None:
-    """Raises ValueError where shapes would broadcast to something that nobody meant."""
-    if trajectories.rewards.ndim != 2 or trajectories.rewards.size == 0:
-        raise ValueError(f"rewards must be [K, T], not {list(trajectories.rewards.shape)}")
-    count = trajectories.rewards.shape
-    expected = {
-        "observations": (*count, *learner.observations.mean.shape),
-        "actions": (*count, networks.action_size(learner.networks.policy)),
-        "log_probs": count,
-        "costs": (*count, *learner.multipliers.shape),
-    }
-    found = trajectories._asdict()
-    expected["budgets"], found["budgets"] = learner.multipliers.shape, budgets
-    for name, shape in expected.items():
-        if jnp.shape(found[name]) != shape:
-            raise ValueError(f"{name} must be {list(shape)}, not {list(jnp.shape(found[name]))}")
-
-
-def _finite(tree: object) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

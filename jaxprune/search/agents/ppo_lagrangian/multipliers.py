@@ -1,11 +1,11 @@
 """The dual step: one Lagrange multiplier for each budget, moved by its violation.
 
-The violation is that of whole **episodes** and of **raw** costs: a cost is paid once an episode,
-so that its mean over steps, which is T times smaller, says nothing about the budget; and a
-normalised cost is centred, so that it meets every budget. Multipliers are plain numbers with the
-floor 0. (A softplus parametrisation with a clamped parameter, as in the thesis's code line, leaves
-a slack budget with a multiplier above 0.) They move in proportion to the violation and not by
-Adam, which steps by its learning rate however small a violation is.
+The violation is that of whole **episodes** and of **raw** costs: a cost is paid once an episode, so
+its mean over steps, T times smaller, says nothing about the budget; and a normalised cost is
+centred, so it meets every budget. Multipliers are plain numbers with the floor 0. (A softplus with
+a clamped parameter, as in the thesis's code line, leaves a slack budget with a multiplier above 0.)
+They move in proportion to the violation and not by Adam, which steps by its learning rate however
+small the violation is.
 """
 
 import jax.numpy as jnp
@@ -29,15 +29,7 @@ def transform(config: Learning) -> optax.GradientTransformation:
 
 
 def violations(costs: Array, budgets: Array) -> Array:
-    """The mean over episodes of an episode's cost, less the budget.
-
-    Args:
-        costs: raw, `[K, T, m]`.
-        budgets: `[m]`, in the costs' units.
-
-    Returns:
-        `[m]`, positive where a budget is exceeded.
-    """
+    """The mean cost of an episode less its budget: costs `[K, T, m]`, budgets `[m]` -> `[m]`."""
     return costs.sum(axis=1).mean(axis=0) - budgets
 
 
@@ -50,16 +42,6 @@ def init(config: Learning, num_costs: int) -> tuple[Array, optax.OptState]:
 def move(
     config: Learning, multipliers: Array, dual: optax.OptState, violation: Array
 ) -> tuple[Array, optax.OptState]:
-    """One dual step.
-
-    Args:
-        config: the settings.
-        multipliers: `[m]`, at least 0.
-        dual: the dual step's state.
-        violation: `[m]`, from `violations`.
-
-    Returns:
-        The next multipliers and state.
-    """
+    """One dual step: the next multipliers and state from violations `[m]`."""
     updates, dual = transform(config).update(violation, dual, multipliers)
     return optax.apply_updates(multipliers, updates), dual

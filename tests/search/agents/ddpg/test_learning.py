@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune.search.agents.ddpg import Config, learning, networks
+from jaxprune.search.agents.ddpg import Config, learning, losses, networks
 from jaxprune.search.agents.ddpg.networks import Networks
 from jaxprune.search.agents.ddpg.replay import Transitions
 
@@ -78,14 +78,12 @@ def test_the_critics_loss_on_two_steps():
     targets = Networks(actor(0.0), critic(2.0))
     # First: 0.2 + 0.5 * 2 * (3 + 2 * 0.5) = 4.2 against 1 * (1 + 2 * 0.5) = 2; the second is the
     # last of its episode: -1 against 3 + 2 * 0.25 = 3.5.
-    loss = learning.critic_loss(CONFIG, critic(1.0), targets, TWO)
+    loss = losses.critic_loss(CONFIG, critic(1.0), targets, TWO)
     np.testing.assert_allclose(loss, (2.2**2 + 4.5**2) / 2, rtol=1e-6)
 
 
 def test_the_actor_goes_where_the_value_rises():
-    loss, gradient = jax.value_and_grad(learning.actor_loss, 1)(
-        CONFIG, actor(0.0), critic(1.0), TWO
-    )
+    loss, gradient = jax.value_and_grad(losses.actor_loss, 1)(CONFIG, actor(0.0), critic(1.0), TWO)
     np.testing.assert_allclose(loss, -(2 + 4) / 2, rtol=1e-6)  # a = 0.5 in both states
     # d(s + 2 sigmoid(b)) / db = 2 * 0.25, to be ascended.
     np.testing.assert_allclose(gradient["params"]["output"]["bias"], [-0.5], rtol=1e-6)
@@ -117,9 +115,9 @@ def test_the_baseline_comes_off_the_rewards_that_the_critic_learns():
     variables = Networks(actor(0.0), critic(1.0))
     learner = learner._replace(networks=variables, targets=variables, updates=jnp.int32(1))
     learner = learner._replace(baseline=jnp.float32(0.6))
-    _, losses = learning.step(CONFIG, learner, TWO)
+    _, found = learning.step(CONFIG, learner, TWO)
     # b = 0.6 + 0.5 * (-0.4 - 0.6) = 0.1; 0.1 + 0.5 * 4 = 2.1 against 2, -1.1 against 3.5.
-    np.testing.assert_allclose(losses.critic, (0.1**2 + 4.6**2) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found.critic, (0.1**2 + 4.6**2) / 2, rtol=1e-5)
 
 
 def test_a_step_is_adams_step_and_then_the_soft_threshold():
@@ -139,11 +137,11 @@ def test_a_step_is_adams_step_and_then_the_soft_threshold():
         )
 
     before = learner.networks
-    gradient = jax.grad(learning.critic_loss, 1)(config, before.critic, learner.targets, TWO)
+    gradient = jax.grad(losses.critic_loss, 1)(config, before.critic, learner.targets, TWO)
     wanted = expected(before.critic, gradient, 0.04)
     for a, b in zip(jax.tree.leaves(after.networks.critic), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    gradient = jax.grad(learning.actor_loss, 1)(config, before.actor, after.networks.critic, TWO)
+    gradient = jax.grad(losses.actor_loss, 1)(config, before.actor, after.networks.critic, TWO)
     wanted = expected(before.actor, gradient, 0.02)
     for a, b in zip(jax.tree.leaves(after.networks.actor), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune.search.agents import acnn, amc, cacp
-from jaxprune.search.agents.ddpg import Config, exploration, replay, rewards
+from jaxprune.search.agents.ddpg import Config, episodes, replay
 from jaxprune.search.agents.ddpg.replay import Transitions
 
 KEY = jax.random.PRNGKey(0)
@@ -56,17 +56,17 @@ def test_minibatches_are_passes_over_what_was_written():
 
 def test_the_deviation_falls_after_the_warm_up():
     config = Config(warmup=100, sigma=0.5, sigma_decay=0.95)
-    deviation = exploration.sigma(config, jnp.array([0, 100, 101, 110]))
+    deviation = episodes.sigma(config, jnp.array([0, 100, 101, 110]))
     np.testing.assert_allclose(deviation, [0.5, 0.5, 0.475, 0.5 * 0.95**10], rtol=1e-5)
-    assert exploration.sigma(config, jnp.array([10_000])) == exploration.LEAST_SIGMA
+    assert episodes.sigma(config, jnp.array([10_000])) == episodes.LEAST_SIGMA
 
 
 def test_exploration_is_uniform_and_then_normal_within_the_range():
     config = Config(warmup=10, sigma=0.1, sigma_decay=1.0)
     actions, count = jnp.full(20_000, 0.05), 20_000
-    warm = exploration.explore(config, actions, jnp.full(count, 9), KEY)
+    warm = episodes.explore(config, actions, jnp.full(count, 9), KEY)
     np.testing.assert_allclose([warm.mean(), warm.std()], [0.5, 12**-0.5], atol=0.01)
-    tried = np.asarray(exploration.explore(config, actions, jnp.full(count, 10), KEY))
+    tried = np.asarray(episodes.explore(config, actions, jnp.full(count, 10), KEY))
     assert (tried >= 0).all()
     assert (tried <= 1).all()
     # Normal with mean 0.05 and deviation 0.1, cut off at 0: mean + deviation phi(h) / (1 - Phi(h)).
@@ -77,7 +77,7 @@ def test_exploration_is_uniform_and_then_normal_within_the_range():
 @pytest.mark.parametrize("action", [0.0, 0.3, 1.0])
 def test_late_exploration_is_the_action_itself(action):
     actions = jnp.full(100, action)
-    tried = exploration.explore(Config(), actions, jnp.full(100, 5_000), KEY)
+    tried = episodes.explore(Config(), actions, jnp.full(100, 5_000), KEY)
     np.testing.assert_allclose(tried, action, atol=1e-5)
 
 
@@ -89,7 +89,7 @@ def test_balance_is_equation_3():
     accuracy = jnp.array([0.45, 0.9, 0.2])
     cost = jnp.array([0.8, 0.4, 0.1])  # compression rates 1.25, 2.5 and 10
     # Expected are an accuracy of 0.9 * 0.8 = 0.72 and a rate of 1 / 0.25 = 4.
-    earned = rewards.balance(config, accuracy, jnp.float32(0.8), cost, jnp.float32(0.25))
+    earned = episodes.balance(config, accuracy, jnp.float32(0.8), cost, jnp.float32(0.25))
     wanted = [0.45 / 0.72 + 0.5 * 1.25 / 4, 1 + 0.5 * 2.5 / 4, 0.2 / 0.72 + 0.5]
     np.testing.assert_allclose(earned, wanted, rtol=1e-6)
 
@@ -102,7 +102,7 @@ def test_the_rewards_of_amc():
         "error_log_params": [-0.1 * np.log(1000), -0.75 * np.log(10)],
     }
     for name, numbers in wanted.items():
-        found = rewards.error(Config(reward=name), accuracy, count)
+        found = episodes.error(Config(reward=name), accuracy, count)
         np.testing.assert_allclose(found, numbers, rtol=1e-5)
 
 

@@ -8,21 +8,21 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune.search.agents.ppo_lagrangian import fitting, networks
+from jaxprune.search.agents.ppo_lagrangian import fitting, losses, networks
 from jaxprune.search.agents.ppo_lagrangian.config import Learning
 
 KEY = jax.random.PRNGKey(0)
 CONFIG = Learning(hidden=(8,), minibatch_size=8, epochs=3)
 
 
-def material(count: int = 20) -> tuple[networks.Networks, networks.Networks, fitting.Samples]:
+def material(count: int = 20) -> tuple[networks.Networks, networks.Networks, losses.Samples]:
     variables = networks.init(CONFIG, KEY, observation_size=2, action_size=1, num_costs=2)
     optimizers = networks.Networks(*(fitting.optimizer(CONFIG).init(one) for one in variables))
     keys = jax.random.split(KEY, 4)
     observations = jax.random.normal(keys[0], (count, 2))
     policy = networks.policy(CONFIG, variables.policy, observations)
     actions, log_probs = policy.sample_and_log_prob(seed=keys[1])
-    samples = fitting.Samples(
+    samples = losses.Samples(
         observations=observations,
         actions=actions,
         log_probs=log_probs,
@@ -48,7 +48,7 @@ def test_every_sample_is_seen_in_every_epoch(count: int, batches: int, size: int
 def test_the_policy_gradient_before_anything_has_moved() -> None:
     # At ratio 1 the gradient of log sigma is -mean(A * ((a - mu)^2 / sigma^2 - 1)).
     variables, _, samples = material()
-    gradient = jax.grad(lambda v: fitting.losses(CONFIG, v, samples)[0])(variables)
+    gradient = jax.grad(lambda v: losses.losses(CONFIG, v, samples)[0])(variables)
     mean = networks.policy(CONFIG, variables.policy, samples.observations).mean()[:, 0]
     squared = ((np.asarray(samples.actions)[:, 0] - np.asarray(mean)) / 0.2) ** 2
     np.testing.assert_allclose(
@@ -56,7 +56,7 @@ def test_the_policy_gradient_before_anything_has_moved() -> None:
         -np.mean(np.asarray(samples.advantages) * (squared - 1)),
         rtol=1e-4,
     )
-    _, parts = fitting.losses(CONFIG, variables, samples)
+    _, parts = losses.losses(CONFIG, variables, samples)
     assert parts.policy == pytest.approx(-float(samples.advantages.mean()), abs=1e-6)
     assert parts.approx_kl == pytest.approx(0.0, abs=1e-6)
     assert parts.clip_fraction == 0.0
@@ -64,7 +64,7 @@ def test_the_policy_gradient_before_anything_has_moved() -> None:
 
 def test_the_critics_losses_are_mean_squared_errors() -> None:
     variables, _, samples = material()
-    _, parts = fitting.losses(CONFIG, variables, samples)
+    _, parts = losses.losses(CONFIG, variables, samples)
     values = networks.critic(CONFIG, variables.reward_critic, samples.observations)[:, 0]
     costs = networks.critic(CONFIG, variables.cost_critic, samples.observations)
     np.testing.assert_allclose(
@@ -83,7 +83,7 @@ def test_no_network_moves_by_anothers_loss() -> None:
         advantages=jnp.zeros(20),
         reward_targets=networks.critic(CONFIG, variables.reward_critic, samples.observations)[:, 0],
     )
-    gradient = jax.grad(lambda v: fitting.losses(CONFIG, v, silent)[0])(variables)
+    gradient = jax.grad(lambda v: losses.losses(CONFIG, v, silent)[0])(variables)
     assert optax.tree.norm(gradient.policy) == 0.0
     assert optax.tree.norm(gradient.reward_critic) == 0.0
     assert optax.tree.norm(gradient.cost_critic) > 0.1
@@ -96,7 +96,7 @@ def test_one_update_is_one_clipped_step_of_adam_for_each_network() -> None:
         variables, optimizers, samples, KEY
     )
     assert progress.updates == 1
-    gradient = jax.grad(lambda v: fitting.losses(config, v, samples)[0])(variables)
+    gradient = jax.grad(lambda v: losses.losses(config, v, samples)[0])(variables)
     # Adam's first step has the size of the learning rate wherever there is a gradient.
     for before, after, slope in zip(variables, progress.networks, gradient, strict=True):
         step = jax.tree.map(lambda a, b: np.asarray(a - b), before, after)
@@ -141,7 +141,7 @@ def test_the_stop_is_at_one_and_a_half_times_the_target() -> None:
     variables, optimizers, samples = material(8)
     config = dataclasses.replace(CONFIG, epochs=2, learning_rate=0.01, target_kl=1.0)
     first = fitting.fit(dataclasses.replace(config, epochs=1), variables, optimizers, samples, KEY)
-    _, after_one = fitting.losses(config, first.networks, samples)
+    _, after_one = losses.losses(config, first.networks, samples)
     kl = float(after_one.approx_kl)
     for factor, updates in ((1.45, 2), (1.55, 1)):
         near = dataclasses.replace(config, target_kl=kl / factor)

@@ -1,8 +1,51 @@
-"""Advantages of actions: how much better than expected a step went, in reward and in cost."""
+"""Advantages, PPO's objective, and the losses of the policy and of both critics."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxprune.search.agents.ppo_lagrangian.config import Learning
+from jaxprune.search.agents.ppo_lagrangian.networks import Networks, critic, policy
+
+
+class Samples(NamedTuple):
+    """Steps, in any order.
+
+    Attributes:
+        observations: normalised, `[N, O]`.
+        actions: as sampled, `[N, A]`.
+        log_probs: their log-probabilities when they were sampled, `[N]`.
+        advantages: of the Lagrangian, `[N]`.
+        reward_targets: what the reward critic should say, `[N]`.
+        cost_targets: what the cost critic should say, `[N, m]`.
+    """
+
+    observations: Array
+    actions: Array
+    log_probs: Array
+    advantages: Array
+    reward_targets: Array
+    cost_targets: Array
+
+
+class Losses(NamedTuple):
+    """What a set of samples says about the networks, all `[]`.
+
+    Attributes:
+        policy: minus the clipped surrogate objective.
+        value: mean squared error of the reward critic, in normalised units.
+        cost_value: mean squared error of the cost critic, in normalised units.
+        approx_kl: estimate of the KL divergence from the policy that took the actions.
+        clip_fraction: fraction of the samples whose probability ratio is beyond the clip.
+    """
+
+    policy: Array
+    value: Array
+    cost_value: Array
+    approx_kl: Array
+    clip_fraction: Array
 
 
 def gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
@@ -89,3 +132,73 @@ def combine(rewards: Array, costs: Array, multipliers: Array) -> Array:
     rewards = rewards - rewards.mean()
     costs = costs - costs.mean(axis=tuple(range(costs.ndim - 1)))
     return (rewards - costs @ multipliers) / (1.0 + multipliers.sum())
+
+
+def clipped_surrogate(ratios: Array, advantages: Array, clip: float) -> Array:
+    r"""PPO's loss: minus the clipped surrogate objective, the mean over the samples.
+
+    .. math:: -\min\bigl(\rho A, \operatorname{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A\bigr)
+
+    Beyond the clip a sample has no gradient where it would earn by moving on, and keeps it where
+    moving on would lose.
+
+    Args:
+        ratios: :math:`\rho`, probability of the action under the policy over that when it was
+            taken, `[N]`, at least 0.
+        advantages: A, `[N]`.
+        clip: :math:`\epsilon` > 0.
+
+    Returns:
+        The loss, `[]`.
+
+    References:
+        Schulman et al., Proximal policy optimization algorithms (2017), equation 7; thesis,
+        equation 2.11.
+    """
+    bounded = jnp.clip(ratios, 1.0 - clip, 1.0 + clip)
+    return -jnp.mean(jnp.minimum(ratios * advantages, bounded * advantages))
+
+
+def approximate_kl(log_ratios: Array) -> Array:
+    """Estimates KL(old || new) from samples of the old policy: the mean of `rho - 1 - log rho`.
+
+    Each term is at least 0 and their mean is unbiased; that of `-log rho` alone, unbiased too,
+    varies more and may be negative.
+
+    Args:
+        log_ratios: `[N]`, log-probability under the new policy minus that under the old.
+
+    Returns:
+        The estimate, `[]`, at least 0.
+
+    References:
+        Schulman, Approximating KL divergence (2020), estimator k3, which stable-baselines uses.
+    """
+    return jnp.mean(jnp.expm1(log_ratios) - log_ratios)
+
+
+def clip_fraction(ratios: Array, clip: float) -> Array:
+    """The fraction of the samples whose ratio is beyond the clip, `[]`, in [0, 1]."""
+    return jnp.mean((jnp.abs(ratios - 1.0) > clip).astype(jnp.float32))
+
+
+def losses(config: Learning, networks: Networks, samples: Samples) -> tuple[Array, Losses]:
+    """The sum of the three losses, and its parts.
+
+    The networks share no variables, so that the gradient of the sum is for each network that of its
+    own loss, and no weights between them are needed.
+    """
+    observations = samples.observations
+    log_probs = policy(config, networks.policy, observations).log_prob(samples.actions)
+    log_ratios = log_probs - samples.log_probs
+    ratios = jnp.exp(log_ratios)
+    values = critic(config, networks.reward_critic, observations)[..., 0]
+    cost_values = critic(config, networks.cost_critic, observations)
+    parts = Losses(
+        policy=clipped_surrogate(ratios, samples.advantages, config.clip),
+        value=jnp.mean(jnp.square(values - samples.reward_targets)),
+        cost_value=jnp.mean(jnp.square(cost_values - samples.cost_targets)),
+        approx_kl=approximate_kl(log_ratios),
+        clip_fraction=clip_fraction(ratios, config.clip),
+    )
+    return parts.policy + parts.value + parts.cost_value, parts
