@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -92,14 +93,14 @@ class Loop:
         self._plan = _Plan(recipe.resolved(), count // batch_size, batch_size, shape, mesh)
         self._functions = as_argument(function), as_argument(preprocess)
         # As rows: fetching an image is then one copy, also where it has a single channel.
-        images = jnp.asarray(split.images).reshape((count, -1))
-        self._examples = devices.replicate((images, jnp.asarray(split.labels)), mesh)
+        images = np.reshape(split.images, (count, -1))
+        self._examples = devices.replicate(jax.device_put((images, split.labels)), mesh)
         self._key = key
 
     def start(self, variables: Variables) -> TrainState:
         """The state before the first step: a copy of the variables, and a fresh optimizer."""
-        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
-        state = TrainState(variables, self._plan.optimizer().init(variables["params"]))
+        variables = jax.device_put(variables, may_alias=False)  # copies, and compiles nothing
+        state = TrainState(variables, _optimizer_state(self._plan, variables["params"]))
         return devices.replicate(state, self._plan.mesh)
 
     def epoch(
@@ -127,6 +128,12 @@ class Loop:
             plan=self._plan,
             batched=batched,
         )
+
+
+@partial(jax.jit, static_argnums=0)
+def _optimizer_state(plan: _Plan, params: Variables) -> optax.OptState:
+    """The state of a fresh optimizer, made in one program."""
+    return plan.optimizer().init(params)
 
 
 def _has_convolutions(state: TrainState, batched: bool) -> bool:

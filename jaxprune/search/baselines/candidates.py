@@ -43,7 +43,7 @@ def empty(num_filters: int) -> Archive:
 
 def extend(archive: Archive, problem: Problem, masks: Array) -> Archive:
     """Appends candidates, `[K, N]` with 1 = kept, scored on the training and validation splits."""
-    masks = jnp.asarray(masks)
+    masks = np.asarray(masks)
     train, validation = scores(problem, masks), validation_scores(problem, masks)
     new = Archive(
         masks=np.asarray(masks, np.uint8),
