@@ -44,7 +44,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +207,7 @@ def self_play(
     key: Array,
 ) -> SelfPlay:
     """Algorithm 2 for all games of a round at once; games that are over wait for the others."""
+    import distrax  # takes long; whoever asks for the settings alone does without
 
     def assess(masks: Array) -> tuple[Array, Array]:
         return policy_value(config, rules, importance, variables, masks)
@@ -379,7 +379,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     return State(
         key=key,
         variables=variables,
-        optimizer=_optimizer(config).init(variables),
+        optimizer=jax.jit(_optimizer(config).init)(variables),
         queue=queues.empty(config.queue_length, rules.num_filters),
         memory=memories.empty(rules.num_filters),
         baseline=np.float32(baseline),
