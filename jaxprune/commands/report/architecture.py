@@ -117,12 +117,12 @@ def from_json(value: Mapping[str, Any]) -> Architecture:
     Raises:
         KeyError, TypeError, ValueError: It is something else.
     """
-    layers = []
+    image_shape, layers = tuple(value["image_shape"]), []
     for entry in value["layers"]:
         masks = {name: np.array(list(entry[name]), int) == 1 for name in _MASKS}
         layers.append(LayerChange(**_tuples(entry) | masks))
     return Architecture(
-        image_shape=tuple(value["image_shape"]),
+        image_shape=image_shape,
         groups=tuple(Group(**_tuples(group)) for group in value["groups"]),
         layers=tuple(layers),
         frozen=tuple((layers, reason) for layers, reason in value["frozen"]),

@@ -337,7 +337,8 @@ class _Cutter:
         )
 
     def known_array(self, value: int) -> Known:
-        return Known(jax.numpy.asarray(self.known[value]), self.places(self.axes[value]))
+        array = self.known[value]
+        return Known(np.asarray(array), jax.numpy.asarray(array), self.places(self.axes[value]))
 
 
 def _inside(step: Step) -> list[Step]:

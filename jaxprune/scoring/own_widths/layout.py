@@ -39,12 +39,12 @@ class Layout:
 
     def _index(self, pattern: int, needed: bool) -> np.ndarray | None:
         entries, groups, alone = self._network.patterns[pattern]
-        full = set() if needed else self._network.held | set(self._shared)
         if alone is not None:
-            if alone in full:
+            if not needed and (alone in self._shared or alone in self._network.held):
                 return self._shared.get(alone)
             choice = self._candidate[alone]
             return None if choice.whole else choice.computed
+        full = set() if needed else self._network.held | set(self._shared)
         parts = [np.zeros(len(one.mask), bool) for one in self._candidate]
         for group in groups:
             computed = slice(None) if group in full else self._candidate[group].computed

@@ -96,8 +96,8 @@ def taken(known: Known, axes: Sequence[tuple[int, Index]]) -> Any:
     """A known array at given positions along its axes."""
     partial = [(axis, index) for axis, index in axes if index is not None]
     if not partial:
-        return known.array
-    array = np.asarray(known.array)
+        return known.whole
+    array = known.array
     for axis, index in sorted(partial, key=lambda part: len(part[1]) / array.shape[part[0]]):
         array = np.take(array, index, axis=axis)
     return array

@@ -50,9 +50,10 @@ class Place(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A known array at full width, and its axes of channels."""
+    """A known array at full width, for numpy and for JAX, and its axes of channels."""
 
-    array: Array
+    array: np.ndarray
+    whole: Array
     places: tuple[Place, ...]
 
 

@@ -7,7 +7,6 @@ Either way it computes all channels of its result, the most important first, so 
 keep those read the first ones.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -75,7 +74,6 @@ class Plan(NamedTuple):
         found: list[Operands] = []
         picks: list[tuple[int, int, np.ndarray]] = []
         block = 0
-        readers = Counter(value for piece in program.pieces for value in piece.reads)
         for piece in program.pieces:
             if self.sums is not None and piece.code is self.sums.code:
                 block, rows = self.sums.rows(candidate[self.source].kept)
@@ -83,7 +81,7 @@ class Plan(NamedTuple):
                 continue
             data = piece.reads[0] if piece.reads else _BLOCK
             # What several pieces read stays whole: they may need different positions.
-            picking = piece.product and data in program.reads and readers[data] == 1
+            picking = piece.product and data in program.read_once
             found.append(operands(piece, layout, values[data].size if picking else None))
             picks += [(data, axis, index) for axis, index in found[-1].picks]
         sizes, known, masks, _ = zip(*found, strict=True)

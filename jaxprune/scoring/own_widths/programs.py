@@ -8,6 +8,7 @@ such as the loss: by itself it is compiled once, in a larger program once for ea
 """
 
 import functools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Program(NamedTuple):
         piece.
       pieces: its pieces.
       reads: the values that it reads.
+      read_once: those of them that a single piece reads.
       makes: the values that it makes and others read.
       needs: the groups whose masks its results depend on.
     """
@@ -32,6 +34,7 @@ class Program(NamedTuple):
     code: Code
     pieces: tuple[Piece, ...]
     reads: tuple[int, ...]
+    read_once: frozenset[int]
     makes: tuple[int, ...]
     needs: tuple[int, ...]
 
@@ -86,7 +89,8 @@ def _fits(network: Pieces, run: Sequence[Piece], piece: Piece, full: set[int], l
 def _program(
     run: Sequence[Piece], made: Sequence[int], makes: Sequence[int], needs: tuple[int, ...]
 ) -> Program:
-    reads = list(dict.fromkeys(v for piece in run for v in piece.reads if v not in made))
+    counts = Counter(v for piece in run for v in piece.reads if v not in made)
+    reads, once = tuple(counts), frozenset(value for value in counts if counts[value] == 1)
     place = {value: number for number, value in enumerate([*reads, *made])}
 
     def places(values: Sequence[int]) -> tuple[int, ...]:
@@ -95,7 +99,7 @@ def _program(
     calls = tuple((piece.code, places(piece.reads), places(piece.makes)) for piece in run)
     ends = places(makes)
     code = code_for(("program", len(reads), calls, ends), functools.partial(_run, calls, ends))
-    return Program(code, tuple(run), tuple(reads), tuple(makes), needs)
+    return Program(code, tuple(run), reads, once, tuple(makes), needs)
 
 
 def _run(
