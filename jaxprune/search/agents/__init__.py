@@ -1,4 +1,4 @@
-"""Agents that learn what to prune; each has the names Config, State, init, update and search."""
+"""Agents that learn what to prune; each has Config, State, init, update, finished and search."""
 
 from jaxprune.search.agents import acnn, amc, cacp, ddpg, mcts, ppo_lagrangian
 

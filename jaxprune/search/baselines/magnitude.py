@@ -1,9 +1,9 @@
 """Magnitude pruning: the filters with the smallest weights go first.
 
 "Pruning Filters for Efficient ConvNets" (Li et al., ICLR 2017) removes the filters with the
-smallest L1 norms. Two orders of removal are compared here: the same fraction in every group
-(`uniform_l1`), and one ranking over all groups (`global_l1`). The names say L1 because that is the
-importance a `Problem` carries by default; both use whatever importance it carries.
+smallest L1 norms. Two orders of removal are compared here: the same fraction of every group
+(`uniform_l1`), and one ranking of all groups (`global_l1`). The names say L1 because it is a
+`Problem`'s default importance; both use whatever importance it has.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Random pruning: filters go in random order until the budget is met.
 
-One random mask is the weakest baseline there is. As a search method it draws many and keeps the
-best, which is what any cleverer search has to beat with the same number of candidates.
+One random mask is the weakest baseline there is. As a search method it samples many and keeps the
+best, which any cleverer search has to beat with the same number of candidates.
 """
 
 import functools
