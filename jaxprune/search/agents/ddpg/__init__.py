@@ -3,7 +3,8 @@
 `agent` is the search. `episodes` has its rollouts, exploration and rewards, `networks` the actor
 and the critic, `replay` the replay buffer; `losses` and `learning` train on it. Each module tells
 what comes from which paper and what is this project's own. The published methods are settings of
-this agent: `agents.acnn`, `amc` and `cacp`."""
+this agent: `agents.acnn`, `amc` and `cacp`.
+"""
 
 from jaxprune.search.agents.ddpg.agent import State, finished, init, search, update
 from jaxprune.search.agents.ddpg.config import Config
