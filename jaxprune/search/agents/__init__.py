@@ -1,4 +1,4 @@
-"""Agents that learn what to prune; each has the names Config, State, init, update and search.
+"""Agents that learn what to prune; each has Config, State, init, update, finished and search.
 
 An agent is imported when it is first used.
 """

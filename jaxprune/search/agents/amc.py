@@ -1,9 +1,9 @@
-"""AMC: one agent for a budget that every network it tries is held to.
+"""AMC: an agent for one budget, which every network that it tries meets.
 
 "AMC: AutoML for Model Compression and Acceleration on Mobile Devices" (He et al., ECCV 2018) and
 its published code (mit-han-lab/amc): ten-entry state, budget-respecting action, minus the error of
-the finished network paid for every step less a moving average, replay of 100 episodes. What is
-different here is listed in `jaxprune.search.agents.ddpg.agent`.
+the finished network as every step's reward, less a moving average, and a replay buffer of 100
+episodes. `jaxprune.search.agents.ddpg.agent` lists the differences.
 """
 
 from dataclasses import dataclass

@@ -2,9 +2,9 @@
 
 `magnitude` and `random` prune without learning what to prune. `sensitivity`, `knapsack` and
 `evolution` choose each group's width by what candidates score. `hard_concrete` (L0), `autoprune`,
-`group_lasso` and `cges` train a network to be sparse. All are search methods like the agents: each
-has the names Config, State, init, update and search. `uniform_l1`, `global_l1` and `random_mask`
-give their masks directly. A method that trains is imported when it is first used.
+`group_lasso` and `cges` train a network to be sparse. All are search methods like the agents, with
+Config, State, init, update, finished and search. `uniform_l1`, `global_l1` and `random_mask` return
+single masks. A method that trains is imported when it is first used.
 """
 
 from importlib import import_module

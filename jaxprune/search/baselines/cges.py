@@ -4,13 +4,13 @@ The regulariser is, over layers l and groups g of weights that leave one input,
 
     mu_l * sum of the norms |w_g|_2  +  (1 - mu_l) / 2 * sum of the squares |w_g|_1^2
 
-The first removes whole channels, the second makes the weights of a group compete. As the paper's
-code does, each step of the optimizer is followed by the proximal step of the first, by which the
-norm falls by rate * strength * mu_l, and by a soft threshold for the second, rate * strength *
-(1 - mu_l) * |w_g|_1. From layer to layer mu falls, by 0.2 from 0.8 on: early layers share features,
-late ones compete.
+The first removes whole channels, the second makes the weights of a group compete. As in the paper's
+code, each step of the optimizer is followed by the proximal step of the first term, which reduces
+the norm by rate * strength * mu_l, and by a soft threshold of rate * strength * (1 - mu_l) *
+|w_g|_1 for the second. mu starts at 0.8 and falls by 0.2 from layer to layer: early layers share
+features, late ones compete.
 
-Departures: the code's normalising constants of each layer, which belong to its own network, are 1;
+Departures: the normalising constants per layer in the code, which belong to its own network, are 1;
 the strength holds the budget unless a number is given; the weights' optimizer is the recipe's.
 """
 
@@ -38,10 +38,10 @@ class Config(sparse_training.Config):
     """The multiplier of the sparsity before training."""
 
     first_mu: float = 0.8
-    """The part of group sparsity in the first group of channels (the paper's code)."""
+    """The weight of group sparsity in the first group of channels (the paper's code)."""
 
     mu_fall: float = 0.2
-    """What it loses from group to group, down to 0 (the paper's code)."""
+    """By how much it falls from group to group, down to 0 (the paper's code)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
-"""The weights that leave a channel: those by which the next layers read it.
+"""The weights that leave a channel: those with which the next layers read it.
 
-A group of weights in the sense of group sparsity. Multiplying all of them by a number is the same
-as multiplying what the channel hands on, and without them a channel is gone.
+They are a group in the sense of group sparsity: scaling all of them scales what the channel passes
+on, and when they are zero the channel is gone.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from jaxprune.importance.positions import add_to_channels
 
 
 def totals(structure: Structure, params: Any) -> Array:
-    """The sum of the numbers that leave each channel.
+    """Sums over the weights that leave each channel.
 
     Args:
         structure: the network's channels.
-        params: a tree like the parameters, such as their absolute values.
+        params: what to sum, a tree like the parameters, such as their absolute values.
 
     Returns:
         `[N]`; 0 for a channel that no kernel reads.
@@ -35,13 +35,13 @@ def totals(structure: Structure, params: Any) -> Array:
 
 
 def spread(structure: Structure, params: Any, values: Array, *, default: float) -> Any:
-    """A number for each channel, at the weights that leave it.
+    """Puts a number for each channel at the weights that leave it.
 
     Args:
         structure: the network's channels.
-        params: the parameters, whose tree and shapes are taken.
-        values: `[N]`. A position that is kept only with several channels gets their product.
-        default: for all other weights.
+        params: the parameters; only their tree and shapes matter.
+        values: `[N]`. A position that needs several channels gets their product.
+        default: the number for all other weights.
 
     Returns:
         A tree like the parameters. Its leaves are numbers, or arrays that broadcast against the

@@ -2,10 +2,10 @@
 
 Yuan and Lin, "Model selection and estimation in regression with grouped variables" (2006); for
 channels of networks, Wen et al., "Learning structured sparsity in deep neural networks" (NeurIPS
-2016). A group's norm counts with the root of its number of weights. Here by proximal steps, which
-reach zero exactly; the channels with the smallest norm, divided by the same root, go at the end.
+2016). Each norm is weighted by the root of the group's number of weights. Proximal steps reach zero
+exactly; at the end the channels with the smallest norms, divided by the same root, are removed.
 
-Departures: the strength holds the budget unless a number is given.
+Departure: the strength holds the budget unless a number is given.
 """
 
 import functools

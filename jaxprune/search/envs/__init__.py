@@ -1,4 +1,4 @@
-"""Pruning as a decision process: pure functions from state and action to the next state."""
+"""Pruning as Markov decision processes: pure functions from state and action to the next state."""
 
 from jaxprune.search.envs import filterwise, layerwise, observations
 

@@ -1,28 +1,28 @@
-"""What a layerwise agent sees before it decides on a group of channels.
+"""The states of layerwise agents: what they see before deciding on a group of channels.
 
-Three published states. `layer` below is the first layer that produces the group; a group of input
-features is produced by none and has the attributes of a matrix product that changes nothing.
+There are three published states. Attributes of a layer are those of the first layer that produces
+the group; no layer produces input features, which have those of an identity matrix product.
 
 **acnn** (ACNN, section 3.1.1), `[t, n, p, l_p]`, in the paper's words:
 
 - `t`, "the index of the current layer", over the number of groups;
 - `n`, "the number of neurons in the current layer", over that of the widest group;
 - `p`, "the size of all parameters moved to the current layer": read here as the parameters that the
-  decisions so far have settled, those left with no end in an undecided group;
-- `l_p`, "the parameter size of the current layer": those left with an end in this group, which for
-  input features are the weights that read them.
+  decisions so far have settled, which touch no undecided group;
+- `l_p`, "the parameter size of the current layer": the remaining parameters that touch this group,
+  which for input features are the weights that read them.
 
 The paper does not say how it scales them, nor whether `p` and `l_p` are those of the dense network.
-Here both are parts of the dense network's parameters and follow the pruning, so that the state
-tells what was decided.
+Here both are fractions of the dense network's parameters and follow the pruning, so that the state
+tells earlier decisions.
 
 **amc** (AMC's published code): index, whether it is a convolution, input channels, output channels,
 stride, kernel size, parameters, reduced, rest, previous action. The first seven are scaled to
-[0, 1] over the groups, 0 where all are equal. *reduced* is the part of the limited cost that is
-gone, *rest* the part of the dense multiply-adds in later layers, and the previous action is the
-part removed of the group before, 0 at first. Departure: the code's actions are parts that stay.
+[0, 1] over the groups, 0 where all are equal. *reduced* is the fraction of the limited cost that is
+gone, *rest* the fraction of the dense multiply-adds in later layers, and the previous action is the
+fraction removed of the group before, 0 at first. Departure: the code's actions are fractions kept.
 
-**cacp** (CACP): the episode's target, then the ten of amc. CACP's own state also tells the sizes of
+**cacp** (CACP): the episode's target, then the ten of amc. CACP's own state also has the sizes of
 the feature maps and the layer's multiply-adds.
 """
 
@@ -52,13 +52,13 @@ Observe = Callable[[Array, Array, Array, Array], Array]
 """`observe(step, values, previous, limit)` -> float32 `[O]`.
 
 `step` int32 `[]` is the group to decide on, `values` float32 `[N]` the mask so far, `previous`
-float32 `[]` the part that was removed of the group before, `limit` float32 `[]` the cost that the
-episode may end with. Works under `jit` and `vmap`.
+float32 `[]` the fraction that was removed of the group before, `limit` float32 `[]` the cost that
+the episode may end with. Works under `jit` and `vmap`.
 """
 
 
 def observer(kind: Kind, structure: Structure, cost: Callable[[Array], Array]) -> Observe:
-    """How a network is seen.
+    """The function that observes a network.
 
     Args:
         kind: which state.
@@ -104,7 +104,7 @@ def _amc(structure: Structure, cost: Callable[[Array], Array], with_target: bool
 
 
 def attributes(structure: Structure) -> np.ndarray:
-    """The columns of amc that no decision changes, float32 `[T, 8]`: the first seven, and rest."""
+    """The entries of amc that no decision changes, float32 `[T, 8]`: the first seven, and rest."""
     rows, rest = [], []
     total = sum(layer.macs for layer in structure.layers)
     for number, group in enumerate(structure.groups):
@@ -131,6 +131,6 @@ def is_convolution(structure: Structure, group: int) -> bool:
 
 
 def _producer(structure: Structure, group: int) -> int | None:
-    """The place among the layers of the first one that produces a group; None for inputs."""
+    """The index of the first layer that produces a group; None for input features."""
     places = (i for i, layer in enumerate(structure.layers) if layer.group == group)
     return next(places, None)

@@ -1,8 +1,9 @@
 """Layerwise pruning by deep deterministic policy gradients: the agent of ACNN, AMC and CACP.
 
-`agent` is the search. `rollout` plays episodes, `rewards` pays them, `exploration` and `networks`
-choose actions, `replay` and `learning` learn from them. Each says what is whose paper's and what is
-this project's own. The published methods are settings: `agents.acnn`, `amc` and `cacp`.
+`agent` is the search. `episodes` has its rollouts, exploration and rewards, `networks` the actor
+and the critic, `replay` the replay buffer; `losses` and `learning` train on it. Each module tells
+what comes from which paper and what is this project's own. The published methods are settings of
+this agent: `agents.acnn`, `amc` and `cacp`.
 """
 
 from jaxprune.search.agents.ddpg.agent import State, finished, init, search, update

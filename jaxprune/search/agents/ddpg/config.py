@@ -1,4 +1,4 @@
-"""The settings of the DDPG agent; ACNN, AMC and CACP are choices of them."""
+"""Settings of the DDPG agent, of which ACNN, AMC and CACP are particular choices."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,66 +19,66 @@ Reward = Literal["balance", "error", "error_log_macs", "error_log_params"]
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the agent. The defaults are those of AMC's published code where it has them.
+    """Settings of the agent, by default those of AMC's published code where it has them.
 
-    Three modules have their own: `jaxprune.search.agents.acnn`, `amc` and `cacp`.
+    `jaxprune.search.agents.acnn`, `amc` and `cacp` have their own defaults.
     """
 
     observation: Kind = "amc"
-    """What is seen of a layer: acnn, amc or cacp, see `jaxprune.search.envs.observations`."""
+    """The state: acnn, amc or cacp, see `jaxprune.search.envs.observations`."""
 
     reward: Reward = "error"
-    """What is earned: balance, ACNN's of accuracy and cost after every layer; error, minus the
-    error of the finished network; error_log_macs and error_log_params, that times the logarithm of
-    its multiply-adds or parameters (AMC's R_FLOPs and R_Param, meant for --search.unbounded)."""
+    """The reward: balance, ACNN's of accuracy and cost after every layer; error, minus the error of
+    the finished network; error_log_macs and error_log_params, that times the logarithm of its
+    multiply-adds or parameters (AMC's R_FLOPs and R_Param, meant for --search.unbounded)."""
 
     beta: float = 1.0
     """The weight of the cost in the reward balance."""
 
     expected_accuracy: float = 1.0
-    """The accuracy beyond which balance pays no more, as a part of the dense network's."""
+    """The accuracy above which balance pays no more, as a fraction of the dense network's."""
 
     unbounded: bool = False
-    """Leave it to the reward to hold the budget. By default a layer is pruned at least so far that
-    later ones can still meet it, AMC's budget-respecting action: every network is within it."""
+    """Leave the budget to the reward. By default a layer is pruned at least so far that later ones
+    can still meet the budget, AMC's budget-respecting action: every network is within it."""
 
     max_ratio: float = 0.8
-    """Largest part of a convolution's channels that an action removes (AMC). If the budget cannot
-    be met so, it is what uniform pruning to the budget removes."""
+    """Largest fraction of a convolution's channels that an action removes (AMC); if the budget
+    cannot be met with it, what uniform pruning to the budget removes."""
 
     max_ratio_dense: float = 0.98
-    """The same for a dense layer and for input features (AMC)."""
+    """The same for dense layers and input features (AMC)."""
 
     targets: tuple[float, ...] = ()
-    """Costs, as parts of the dense network's, that episodes are played for besides the budget; each
-    episode draws one of them or the budget."""
+    """Further budgets to play episodes for, as fractions of the dense cost; each episode draws one
+    of them or the budget."""
 
     iterations: int = 100
     """Rounds of episodes and learning."""
 
     episodes: int = 8
-    """Networks pruned in one round, as one batch."""
+    """Networks pruned per round, as one batch."""
 
     seconds: float | None = None
-    """Stop after the round that passes this time, which makes results depend on the machine."""
+    """Stop after the round that exceeds this time; results then depend on the machine."""
 
     warmup: int = 100
     """Episodes with uniformly random actions before the agent learns anything."""
 
     sigma: float = 0.5
-    """Deviation of the truncated normal that explores, in the first episode after these."""
+    """Standard deviation of the truncated normal noise in the first episode after the warm-up."""
 
     sigma_decay: float = 0.95
-    """Its factor from one episode to the next."""
+    """Its decay from one episode to the next."""
 
     replay: int | None = 100
-    """Episodes that the replay buffer keeps; None: those of one round."""
+    """Capacity of the replay buffer in episodes; None: those of one round."""
 
     updates: int | None = None
-    """Minibatches of one round; None: as many as its episodes have steps."""
+    """Mini-batches per round; None: as many as its episodes have steps."""
 
     batch: int = 64
-    """Steps of one minibatch."""
+    """Steps in a mini-batch."""
 
     hidden: tuple[int, int] = (300, 300)
     """Widths of the hidden layers of actor and critic."""
@@ -90,24 +90,24 @@ class Config:
     """The critic's learning rate (Adam)."""
 
     shrinkage: float = 0.0
-    """Weight of the L1 norm of actor and critic: after each step every weight is moved towards zero
+    """Weight of the L1 norm of actor and critic: after each step every weight shrinks towards zero
     by this times the learning rate (ACNN, eqs. 10 and 11). 0: plain Adam."""
 
     gamma: float = 1.0
-    """Discount of what later layers earn."""
+    """Discount factor."""
 
     tau: float = 0.01
-    """How far the target networks move to the networks."""
+    """Step size of the target networks towards the networks."""
 
     targets_move: Literal["update", "round"] = "update"
-    """When they move: after every minibatch, or once a round (ACNN, Algorithm 1)."""
+    """When they move: after every mini-batch, or once per round (ACNN, Algorithm 1)."""
 
     baseline_rate: float = 0.5
-    """How fast the moving average that comes off the rewards follows those of each minibatch, in
-    [0, 1]; 0: nothing comes off."""
+    """Step size of the moving average that is subtracted from rewards, in [0, 1]; 0: nothing is
+    subtracted."""
 
     validated: int = 4
-    """Networks of each round that are scored on the validation images: its best within budget."""
+    """Networks per round that are scored on the validation split: its best within the budget."""
 
     def __post_init__(self) -> None:
         require_one_of(self, "observation", tuple(ENTRIES))
@@ -126,5 +126,5 @@ class Config:
         require(self, UNIT_WITHOUT_0, "sigma_decay", "tau", "targets")
 
     def within_a_round(self) -> "Config":
-        """The settings without those of the outer loop, so that changing these compiles nothing."""
+        """The settings without those of the outer loop, changing which compiles nothing."""
         return replace(self, iterations=1, seconds=None)

@@ -1,11 +1,12 @@
 """Actor and critic: multilayer perceptrons on the observation and the action.
 
-The shape is AMC's (its published code): the actor has two hidden layers with ReLU and a sigmoid at
-its output; the critic adds what a first layer makes of the observation and what one makes of the
-action, then ReLU, a second hidden layer and one linear output. ACNN does not publish its networks.
+The architecture is that of AMC's published code: the actor has two hidden layers with ReLU and a
+sigmoid at its output; the critic adds a linear map of the observation and one of the action, then
+has ReLU, a second hidden layer and a linear output. ACNN does not publish its networks.
 
-Kernels are Flax's default; the output layers are uniform in [-0.003, 0.003], as in DDPG (Lillicrap
-et al., ICLR 2016, section 7), so that an untrained actor says 0.5 in every state.
+Kernels are initialised by Flax's default, those of the output layers uniformly in [-0.003, 0.003]
+as in DDPG (Lillicrap et al., ICLR 2016, section 7), so that an untrained actor returns about 0.5 in
+every state.
 """
 
 from typing import Any, NamedTuple, cast
@@ -30,7 +31,7 @@ def _small(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arra
 
 
 class Actor(nn.Module):
-    """What to remove of a layer.
+    """Maps observations to the fraction of a layer to remove.
 
     Attributes:
         hidden: widths of the hidden layers.
@@ -48,7 +49,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """What an action is worth.
+    """Maps observations and actions to values.
 
     Attributes:
         hidden: widths of the hidden layers.

@@ -1,7 +1,7 @@
-"""The replay buffer: the last steps of episodes, as arrays.
+"""The replay buffer: the latest steps, in a ring of arrays.
 
-A buffer that holds the steps of exactly one round forgets all others with every round: that is how
-ACNN's Algorithm 1 clears it. AMC's holds those of 100 episodes.
+A buffer of one round's size is overwritten every round, which is how ACNN's Algorithm 1 clears it.
+AMC's holds 100 episodes.
 """
 
 from typing import NamedTuple
@@ -30,11 +30,11 @@ class Transitions(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """A ring of C steps.
+    """A ring buffer of C steps.
 
     Attributes:
         transitions: with a leading axis `[C]`.
-        written: how many steps were ever added, int32 `[]`.
+        written: how many steps have been added in all, int32 `[]`.
     """
 
     transitions: Transitions
@@ -48,7 +48,7 @@ def empty(capacity: int, observation_size: int) -> Replay:
 
 
 def add(replay: Replay, new: Transitions) -> Replay:
-    """Adds n steps, `[n, ...]` with n at most the capacity, in place of the oldest."""
+    """Adds n steps, `[n, ...]` with n at most the capacity, replacing the oldest."""
     capacity, count = len(replay.transitions.rewards), len(new.rewards)
     places = (replay.written + jnp.arange(count)) % capacity
     kept = jax.tree.map(lambda old, added: old.at[places].set(added), replay.transitions, new)
@@ -62,19 +62,19 @@ def filled(replay: Replay) -> float:
 
 
 def minibatches(replay: Replay, count: int, size: int, key: Array) -> Transitions:
-    """Passes over the buffer in random order, `[count, size, ...]`.
+    """Mini-batches from passes over the buffer in random order, `[count, size, ...]`.
 
-    Every step has its turn before one comes again. AMC's code draws each minibatch on its own.
+    Every step is used before any is repeated. AMC's code samples each mini-batch independently.
 
     Args:
-        replay: holds one step at least.
-        count: how many minibatches.
-        size: steps of each; more than there are come again in the same one.
+        replay: holds at least one step.
+        count: how many mini-batches.
+        size: steps in each; if the buffer holds fewer, steps are repeated within it.
         key: consumed.
     """
     capacity = len(replay.transitions.rewards)
     filled = jnp.minimum(replay.written, capacity)
     lottery = jax.random.uniform(key, (capacity,)) + (jnp.arange(capacity) >= filled)
-    order = jnp.argsort(lottery)  # the places that are filled come first
+    order = jnp.argsort(lottery)  # filled places come first
     chosen = order[jnp.arange(count * size).reshape(count, size) % filled]
     return jax.tree.map(lambda values: values[chosen], replay.transitions)

@@ -19,10 +19,10 @@ from jaxprune.search.ranges import (
 
 @dataclass(frozen=True)
 class Learning:
-    """Settings of the learning core: not what it learns on, nor for how long.
+    """Settings of the learning core, whatever it learns on and for however long.
 
-    Table 5.3 of the thesis gives those marked *thesis*, the same for its coarse-grained and its
-    fine-grained strategy. It names no others, so **the rest is this project's own**; `epochs`,
+    Those marked *thesis* are from Table 5.3 of the thesis, the same for its coarse-grained and
+    fine-grained strategies. It gives no others, so **the rest is this project's own**; `epochs`,
     `clip` and `max_grad_norm` are the defaults of stable-baselines, on which the thesis builds.
     """
 
@@ -33,55 +33,55 @@ class Learning:
     """Adam's learning rate, for the policy and both critics (thesis)."""
 
     minibatch_size: int = 64
-    """Steps of the episodes that one update sees (thesis)."""
+    """Steps in a mini-batch (thesis)."""
 
     epochs: int = 10
-    """Most passes over the steps of a round."""
+    """Passes over the steps of a round, at most."""
 
     target_kl: float = 0.01
-    """A round's updates end when the policy has moved by 1.5 times this KL divergence (thesis)."""
+    """The updates of a round stop once the KL divergence exceeds 1.5 times this (thesis)."""
 
     clip: float = 0.2
-    """How far from 1 a probability ratio earns more by going on."""
+    """PPO's clip range: how far probability ratios may move from 1 and still gain."""
 
     max_grad_norm: float = 0.5
-    """Largest norm of a gradient, each network's on its own."""
+    """Largest gradient norm, for each network on its own."""
 
     initial_sigma: float = 0.2
-    """The policy's standard deviation before learning. Actions lie in [0, 1], so that the 1 of
-    stable-baselines would spread them over the whole range and mostly be clipped to its ends."""
+    """The policy's standard deviation before learning. Actions lie in [0, 1]: the deviation of 1
+    that stable-baselines has would mostly clip them to the ends of the range."""
 
     reward_gamma: float = 0.99
-    """Discount of rewards (thesis)."""
+    """Discount factor of rewards (thesis)."""
 
     reward_lambda: float = 0.95
-    """Lambda of the reward advantages (thesis). Below 1, and with states that do not tell what was
-    done before, a reward at the end counts less for the first layers than their cost does."""
+    """GAE's lambda for rewards (thesis). Below 1, and with states that do not tell earlier actions,
+    a reward at the end counts less for the first layers than their cost does."""
 
     cost_gamma: float = 1.0
-    """Discount of costs (thesis)."""
+    """Discount factor of costs (thesis)."""
 
     cost_lambda: float = 1.0
-    """Lambda of the cost advantages (thesis)."""
+    """GAE's lambda for costs (thesis)."""
 
     initial_multiplier: float = 1.0
-    """Each budget's Lagrange multiplier before learning (thesis)."""
+    """The Lagrange multiplier of each budget before learning (thesis)."""
 
     dual: Literal["ascent", "pid"] = "pid"
-    """What moves the multipliers: projected gradient ascent, or a PID controller."""
+    """How multipliers are updated: by projected gradient ascent or by a PID controller."""
 
     multiplier_rate: float = 0.1
-    """Ascent's learning rate, and the PID's integral gain: multiplier per unit of violation and
-    round (thesis, where it is Adam's, which steps by it whatever the violation)."""
+    """Learning rate of the ascent, and integral gain of the PID controller, per round (thesis,
+    where it is Adam's, which steps by it whatever the violation)."""
 
     proportional_gain: float = 1.0
-    """The PID's answer to a violation while it lasts; ascent has none."""
+    """Proportional gain of the PID controller."""
 
     derivative_gain: float = 0.0
-    """The PID's answer to a violation that grows; ascent has none."""
+    """Derivative gain of the PID controller."""
 
     violation_smoothing: float = 0.0
-    """Decay of the moving average of violations that both these gains see, in [0, 1)."""
+    """Decay of the moving average of violations that these two gains act on, in [0, 1)."""
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
@@ -107,53 +107,53 @@ class Learning:
 class Config(Learning):
     """Settings of the CRL agent; those of its learning core are inherited.
 
-    Where the thesis gives a value (Table 5.3) the docstring says so; a default may differ from it,
-    since the thesis's 40,000 timesteps with fine-tuning take a GPU.
+    Docstrings mention values from the thesis (Table 5.3); a default may differ, since the thesis's
+    40,000 timesteps with fine-tuning take a GPU.
     """
 
     strategy: Annotated[
         Literal["coarse", "fine"],
         tyro.conf.arg(aliases=["--strategy"]),
     ] = "coarse"
-    """What an action says: coarse, how much of a layer goes, by magnitude; fine, which channels."""
+    """What an action decides: coarse, how much of a layer is removed; fine, which channels."""
 
     online: Annotated[bool, tyro.conf.arg(aliases=["--online"])] = False
     """Train the network from scratch together with the policy (thesis, section 4.5)."""
 
     iterations: int = 40
-    """Rounds of episodes and learning. The thesis takes 40,000 timesteps, which are
+    """Rounds of episodes and learning. The thesis has 40,000 timesteps, which are
     40,000 / (episodes * layers) rounds."""
 
     seconds: float | None = None
-    """Stop after the round that passes this time, which makes results depend on the machine."""
+    """Stop after the round that exceeds this time; results then depend on the machine."""
 
     episodes: int = 32
     """Networks pruned in one round, as one batch."""
 
     reward: Literal["accuracy", "loss"] = "accuracy"
-    """What the policy earns: the accuracy on the images of the search (thesis), or minus the loss
+    """The policy's reward: the accuracy on the images of the search (thesis), or minus the loss
     (equation 2 of the paper)."""
 
     finetune_schedule: tuple[int, ...] = (0,)
-    """Training steps of a pruned network before its reward, in equal intervals of the search; the
-    thesis takes 0 32 128. Ignored with --online."""
+    """Fine-tuning steps of a pruned network before its reward, in equal intervals of the search;
+    the thesis has 0 32 128. Ignored with --online."""
 
     initial_action: float | None = None
-    """The coarse policy's mean before learning, in (0, 1); by default the part that uniform pruning
-    removes within the budgets. The thesis says nothing; its sigmoid would begin at 0.5."""
+    """The coarse policy's mean before learning, in (0, 1); by default the ratio by which uniform
+    pruning meets the budgets. The thesis does not say; its sigmoid would start at 0.5."""
 
     initial_ratio: float | None = None
-    """Largest part of a layer that a coarse action may remove at first; by default 0.9, or what the
-    tightest budget removes if that is more. Thesis: 0.8 where 20 % may stay, 0.9 where 10 %."""
+    """Largest fraction of a layer that a coarse action may remove at first; by default 0.9, or what
+    the tightest budget removes if that is more. Thesis: 0.8 if 20 % may stay, 0.9 if 10 %."""
 
     ratio_rise: float = 0.05
-    """What is added to it until the end (thesis: "action clip gradient", 0.05)."""
+    """How much it grows by the end (thesis: "action clip gradient", 0.05)."""
 
     online_steps: int = 32
-    """Training steps of the network in each round, with --online."""
+    """Training steps of the network per round, with --online."""
 
     validated: int = 4
-    """Networks of each round that are scored on the validation images: its best within budget."""
+    """Networks per round that are scored on the validation split: its best within the budget."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +168,7 @@ class Config(Learning):
         require(self, INSIDE_UNIT, "initial_action")
 
     def within_a_round(self) -> "Config":
-        """The settings without those of the outer loop, so that changing these compiles nothing."""
+        """The settings without those of the outer loop, changing which compiles nothing."""
         return replace(
             self,
             iterations=1,

@@ -31,7 +31,7 @@ class Episodes(NamedTuple):
 
     Attributes:
         observations: float32 `[K, T, 6]`.
-        actions: float32 `[K, T, A]`, as drawn.
+        actions: float32 `[K, T, A]`, as sampled.
         log_probs: float32 `[K, T]`.
         values: float32 `[K + 2, N]`, what each channel is multiplied by.
         masks: uint8 `[K + 2, N]`, 1 = keep.
@@ -91,7 +91,7 @@ def with_scaled(episodes: Episodes, mask: Array) -> Episodes:
 def initial_action(config: Config, problem: Problem) -> float:
     """The policy's mean before learning.
 
-    Where a cost has to be measured, it is taken to fall with the square of the widths.
+    A cost that has to be measured is assumed to fall with the square of the widths.
     """
     if config.strategy == "fine":
         return 0.5  # the threshold between removing and keeping
@@ -108,7 +108,7 @@ def initial_action(config: Config, problem: Problem) -> float:
 
 
 def largest_ratio(config: Config, problem: Problem, iteration: int) -> Array:
-    """The largest part of a group that a coarse action may remove in a round (eq. 5.1)."""
+    """The largest fraction of a group that a coarse action may remove in a round (eq. 5.1)."""
     first = config.initial_ratio
     if first is None:
         first = max(0.9, 1 - float(problem.limits.min()))

@@ -1,4 +1,4 @@
-"""Advantages, PPO's objective, and the losses of the policy and of both critics."""
+"""Advantages, PPO's surrogate objective, and the losses of the policy and of both critics."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class Samples(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What a set of samples says about the networks, all `[]`.
+    """The losses of a set of samples, and how far the policy has moved, all `[]`.
 
     Attributes:
         policy: minus the clipped surrogate objective.
@@ -55,22 +55,21 @@ def gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
       \delta_t &= r_t + \gamma V(s_{t+1}) - V(s_t), \quad V(s_{T+1}) = 0 \\
       A_t &= \delta_t + \gamma \lambda A_{t+1}
 
-    The value after the last step is 0, since the episodes end there and are not cut off. With
-    gamma = lam = 1 this is the reward-to-go minus :math:`V(s_t)`; equations 5 and 6 of the
-    conference paper print :math:`V(s_{t+1})` instead, which would be no baseline: it depends on
-    the action.
+    The value after the last step is 0, since episodes end there and are not cut off. With gamma =
+    lam = 1 this is the reward-to-go minus :math:`V(s_t)`; equations 5 and 6 of the conference paper
+    print :math:`V(s_{t+1})` instead, which is not a baseline, since it depends on the action.
 
-    A caution on gamma lam < 1 with a reward at the end. Where states tell what was done before, a
-    value hands the reward on to earlier steps. Where they do not (a state that describes only the
-    layer to be pruned), the reward of step t counts (gamma lam)^(T - t), while costs with gamma =
-    lam = 1 count in full: the first steps are held too cheap. With the thesis's 0.99 and 0.95 that
-    is 0.48 for the first of 13 steps and 0.09 for the first of 40.
+    Beware of gamma lam < 1 with a reward at the end. If states tell earlier actions, values pass
+    the reward on to earlier steps. If they do not (a state that describes only the layer to be
+    pruned), the reward counts (gamma lam)^(T - t) at step t, while costs with gamma = lam = 1 count
+    in full: removing from the first layers looks worse than it is. With the thesis's 0.99 and 0.95
+    the factor is 0.48 for the first of 13 steps and 0.09 for the first of 40.
 
     Args:
-        rewards: `[K, T, ...]`, of K episodes of T steps; or costs.
+        rewards: `[K, T, ...]`, rewards or costs of K episodes of T steps.
         values: `[K, T, ...]`, V(s_t) for each of them.
-        gamma: discount, in [0, 1].
-        lam: how far rewards are followed before the value takes over, in [0, 1].
+        gamma: discount factor, in [0, 1].
+        lam: weight of later errors, in [0, 1].
 
     Returns:
         The advantages A_t, `[K, T, ...]`. `advantages + values` are the critic's targets.
@@ -93,28 +92,27 @@ def gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
 
 
 def combine(rewards: Array, costs: Array, multipliers: Array) -> Array:
-    r"""The advantage in the Lagrangian, of reward less weighted costs.
+    r"""The advantage of the Lagrangian: that of the reward minus those of the costs, weighted.
 
     .. math::
       A = \frac{A^r - \sum_i \lambda_i A^{c_i}}{1 + \sum_i \lambda_i}
 
-    each centred on its mean over the batch. The division keeps the advantage's size as a
-    multiplier grows, and moves no saddle point.
+    each centred on its mean over the batch. The division keeps the size of the advantage as a
+    multiplier grows, and does not move saddle points.
 
-    **Scale.** Both sorts of advantages are those of rewards and costs that have been divided by
-    their *running* deviation, the papers' normalisation, and neither is divided by its deviation
-    in the batch, which is where common implementations differ from this one and from each other:
-    stable-baselines, the starter agents and the thesis's code line standardise reward advantages
-    in the batch and only centre those of costs; OmniSafe standardises both. Dividing a term on
-    its own by its size in the batch takes away how large the policy's gain still is. With the
-    policy's sigma going to 0 at a constrained optimum,
+    **Scale.** Rewards and costs have been divided by their *running* standard deviations, as in the
+    papers; their advantages are not divided by their deviation in the batch. Common implementations
+    differ in this: stable-baselines, the starter agents and the thesis's code line standardise
+    reward advantages in the batch and only centre those of costs; OmniSafe standardises both.
+    Dividing a term by its own size in the batch hides how much the policy still gains. As the
+    policy's sigma goes to 0 at a constrained optimum,
 
     - with reward advantages standardised and cost advantages centred, the multiplier that holds
-      the optimum grows without end, as 1 / sigma, and never gets there;
-    - with both standardised it is 1 whatever the problem (there the two gradients are
-      parallel), any other value drives the policy to one extreme or the other, and the
-      multiplier is left to steer a speed instead of a position;
-    - with running deviations it is a constant: the multiplier of the problem as posed, times the
+      the optimum grows without bound, as 1 / sigma, and is never reached;
+    - with both standardised it is 1 for every problem (the two gradients are parallel there), any
+      other value drives the policy to one extreme or the other, and the multiplier controls a
+      speed instead of a position;
+    - with running deviations it is a constant: the multiplier of the original problem times the
       deviation of the costs over that of the rewards.
 
     Args:
@@ -139,12 +137,12 @@ def clipped_surrogate(ratios: Array, advantages: Array, clip: float) -> Array:
 
     .. math:: -\min\bigl(\rho A, \operatorname{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A\bigr)
 
-    Beyond the clip a sample has no gradient where it would earn by moving on, and keeps it where
-    moving on would lose.
+    Beyond the clip a sample has no gradient if moving further would gain, and keeps its gradient if
+    moving further would lose.
 
     Args:
-        ratios: :math:`\rho`, probability of the action under the policy over that when it was
-            taken, `[N]`, at least 0.
+        ratios: :math:`\rho`, the probability of the action under the policy over that under the
+            policy that took it, `[N]`, at least 0.
         advantages: A, `[N]`.
         clip: :math:`\epsilon` > 0.
 
@@ -162,8 +160,8 @@ def clipped_surrogate(ratios: Array, advantages: Array, clip: float) -> Array:
 def approximate_kl(log_ratios: Array) -> Array:
     """Estimates KL(old || new) from samples of the old policy: the mean of `rho - 1 - log rho`.
 
-    Each term is at least 0 and their mean is unbiased; that of `-log rho` alone, unbiased too,
-    varies more and may be negative.
+    Every term is at least 0 and the mean is unbiased; the mean of `-log rho` alone is unbiased as
+    well, but has more variance and may be negative.
 
     Args:
         log_ratios: `[N]`, log-probability under the new policy minus that under the old.
@@ -178,15 +176,15 @@ def approximate_kl(log_ratios: Array) -> Array:
 
 
 def clip_fraction(ratios: Array, clip: float) -> Array:
-    """The fraction of the samples whose ratio is beyond the clip, `[]`, in [0, 1]."""
+    """The fraction of samples whose ratio is beyond the clip, `[]`, in [0, 1]."""
     return jnp.mean((jnp.abs(ratios - 1.0) > clip).astype(jnp.float32))
 
 
 def losses(config: Learning, networks: Networks, samples: Samples) -> tuple[Array, Losses]:
     """The sum of the three losses, and its parts.
 
-    The networks share no variables, so that the gradient of the sum is for each network that of its
-    own loss, and no weights between them are needed.
+    The networks share no variables, so each network's gradient of the sum is that of its own loss,
+    and the losses need no weights.
     """
     observations = samples.observations
     log_probs = policy(config, networks.policy, observations).log_prob(samples.actions)

@@ -1,18 +1,18 @@
-"""The policy and the two critics: multilayer perceptrons on the (normalised) state vector.
+"""The policy and the two critics: multilayer perceptrons on the normalised state vector.
 
 The papers' policy is a Gaussian `N(mu(s), sigma I)` with a trainable vector sigma that does not
 depend on the state (conference paper, section 2.2; thesis, section 4.3); Table 5.3 of the thesis
-gives 64, 64 hidden units, tanh, and a sigmoid at the output. Readings and choices:
+gives 64, 64 hidden units, tanh, and a sigmoid at the output. Interpretations and choices:
 
 - The papers call sigma I the covariance matrix. Here sigma is the **standard deviation** and its
   logarithm is trained, as in stable-baselines.
-- The sigmoid bounds the mean and belongs to the policy alone: a critic's output is unbounded.
-- A sample of the Gaussian may leave [0, 1]. The environment sees it clipped (`executed`), while
+- The sigmoid is on the policy's mean only: critics' outputs are unbounded.
+- A sample of the Gaussian may leave [0, 1]. The environment sees it clipped (`executed`), but
   probabilities are those of the **unclipped sample**, as in stable-baselines: the clipped one has
   no density at 0 and 1.
-- Kernels are orthogonal and biases zero, as in stable-baselines. The output layers are scaled by
-  0.01, so that an untrained policy has one mean and an untrained critic value 0 in every state,
-  which is what a normalised reward is expected to be.
+- Kernels are initialised as orthogonal and biases as zero, as in stable-baselines. Output layers
+  are scaled by 0.01, so that in every state an untrained policy has the same mean, and an untrained
+  critic predicts 0, the expectation of a normalised reward.
 """
 
 import math

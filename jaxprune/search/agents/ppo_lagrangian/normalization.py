@@ -1,4 +1,4 @@
-"""Running mean and deviation of vectors, exact over any number of batches.
+"""Running mean and standard deviation of vectors, exact over any number of batches.
 
 The papers normalise states, rewards and costs "with a running mean and standard deviation which is
 continually updated as more data is collected" (conference paper, section 3.1; thesis, section 4.4).
@@ -14,11 +14,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 CONSTANT = 1e-5
-"""A component whose deviation is at most this part of its mean counts as constant."""
+"""A component whose deviation is at most this fraction of its mean counts as constant."""
 
 
 class Statistics(NamedTuple):
-    """What has been seen of a vector; every component has statistics of its own.
+    """Statistics of the vectors seen so far, component by component.
 
     Attributes:
         count: number of vectors seen, float32 `[]`, exact up to 2^24.
@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
 
 
 def init(shape: tuple[int, ...]) -> Statistics:
-    """Statistics of nothing yet, with which `normalize` changes nothing."""
+    """Empty statistics, with which `normalize` changes nothing."""
     return Statistics(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
 
 
@@ -44,7 +44,7 @@ def update(statistics: Statistics, batch: Array) -> Statistics:
         batch: `[..., *shape]`, at least one vector.
 
     Returns:
-        The statistics of all vectors seen, as if they had come in one batch.
+        The statistics of all vectors so far, as if they had come in one batch.
 
     Raises:
         ValueError: the batch has no vectors or its last axes are not `shape`.
@@ -70,8 +70,8 @@ def update(statistics: Statistics, batch: Array) -> Statistics:
 def deviation(statistics: Statistics) -> Array:
     """The standard deviation of the population, with 1 for components that do not vary.
 
-    Rounding lets a constant component deviate by some millionths of its size; dividing by that
-    would turn it into noise.
+    Rounding makes a constant component deviate by some millionths of its size; dividing by that
+    would amplify noise.
 
     Returns:
         float32 `[*shape]`, above 0.
@@ -81,13 +81,13 @@ def deviation(statistics: Statistics) -> Array:
 
 
 def normalize(statistics: Statistics, x: ArrayLike) -> Array:
-    """`(x - mean) / deviation`, component by component.
+    """Standardises `x`, component by component: `(x - mean) / deviation`.
 
     Args:
         statistics: of vectors of some shape.
         x: `[..., *shape]`.
 
     Returns:
-        `[..., *shape]`; components that do not vary are only centred.
+        `[..., *shape]`; constant components are only centred.
     """
     return (jnp.asarray(x) - statistics.mean) / deviation(statistics)
