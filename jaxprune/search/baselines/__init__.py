@@ -4,22 +4,28 @@
 `evolution` choose each group's width by what candidates score. `hard_concrete` (L0), `autoprune`,
 `group_lasso` and `cges` train a network to be sparse. All are search methods like the agents: each
 has the names Config, State, init, update and search. `uniform_l1`, `global_l1` and `random_mask`
-give their masks directly.
+give their masks directly. The others are imported when they
+are first used.
 """
 
-from jaxprune.search.baselines import (
-    autoprune,
-    cges,
-    evolution,
-    group_lasso,
-    hard_concrete,
-    knapsack,
-    magnitude,
-    random,
-    sensitivity,
-)
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from jaxprune.search.baselines import magnitude, random
 from jaxprune.search.baselines.magnitude import global_l1, uniform_l1
 from jaxprune.search.baselines.random import random_mask
+
+if TYPE_CHECKING:
+    from jaxprune.search.baselines import (
+        autoprune,
+        cges,
+        evolution,
+        group_lasso,
+        hard_concrete,
+        knapsack,
+        sensitivity,
+    )
 
 __all__ = [
     "autoprune",
@@ -35,3 +41,9 @@ __all__ = [
     "sensitivity",
     "uniform_l1",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")

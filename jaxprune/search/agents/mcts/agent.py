@@ -44,7 +44,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +207,7 @@ def self_play(
     key: Array,
 ) -> SelfPlay:
     """Algorithm 2 for all games of a round at once; games that are over wait for the others."""
+    import distrax  # takes long; whoever asks for the settings alone does without
 
     def assess(masks: Array) -> tuple[Array, Array]:
         return policy_value(config, rules, importance, variables, masks)

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-import distrax
 import jax
 import jax.numpy as jnp
 import mctx
@@ -277,6 +276,8 @@ def search(
         ~legal,
         tree_key,
     )
+    import distrax  # takes long; whoever asks for the settings alone does without
+
     policy = improved_policy(found_tree.summary().visit_counts, config.temperature)
     action = distrax.Categorical(probs=policy).sample(seed=action_key)
     return _decision(policy, action, found_tree)

@@ -17,9 +17,8 @@ by projected ascent or a PID controller, not by Adam; several budgets have a mul
 """
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,6 +30,9 @@ from jaxprune.search.agents.ppo_lagrangian.config import Learning
 from jaxprune.search.agents.ppo_lagrangian.losses import Samples, combine, gae, losses
 from jaxprune.search.agents.ppo_lagrangian.networks import Networks
 from jaxprune.search.agents.ppo_lagrangian.normalization import Statistics
+
+if TYPE_CHECKING:
+    import distrax
 
 
 class Learner(NamedTuple):
@@ -297,6 +299,6 @@ def prepare(
 
 def _distribution(
     config: Learning, learner: Learner, observations: Array
-) -> distrax.MultivariateNormalDiag:
+) -> "distrax.MultivariateNormalDiag":
     normalized = normalization.normalize(learner.observations, observations)
     return networks.policy(config, learner.networks.policy, normalized)

@@ -16,9 +16,8 @@ gives 64, 64 hidden units, tanh, and a sigmoid at the output. Readings and choic
 """
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxprune.search.agents.ppo_lagrangian.config import Learning
+
+if TYPE_CHECKING:
+    import distrax
 
 
 class Networks(NamedTuple):
@@ -76,8 +78,10 @@ class Policy(nn.Module):
     initial_sigma: float
 
     @nn.compact
-    def __call__(self, observations: Array) -> distrax.MultivariateNormalDiag:
+    def __call__(self, observations: Array) -> "distrax.MultivariateNormalDiag":
         """`[..., O]` -> distributions of actions `[..., A]`, their means in (0, 1)."""
+        import distrax  # takes long; whoever asks for the settings alone does without
+
         start = nn.initializers.constant(math.log(self.initial_sigma))
         log_sigma = self.param("log_sigma", start, (self.action_size,))
         mean = nn.sigmoid(Mlp(self.hidden, self.action_size, name="mean")(observations))
@@ -120,10 +124,12 @@ def action_size(variables: Any) -> int:
     return len(variables["params"]["log_sigma"])
 
 
-def policy(config: Learning, variables: Any, observations: Array) -> distrax.MultivariateNormalDiag:
+def policy(
+    config: Learning, variables: Any, observations: Array
+) -> "distrax.MultivariateNormalDiag":
     """Applies the policy: normalised observations `[..., O]` -> distributions over `[..., A]`."""
     module = Policy(config.hidden, action_size(variables), config.initial_sigma)
-    return cast(distrax.MultivariateNormalDiag, module.apply(variables, observations))
+    return cast("distrax.MultivariateNormalDiag", module.apply(variables, observations))
 
 
 def critic(config: Learning, variables: Any, observations: Array) -> Array:
