@@ -20,6 +20,7 @@ The two take turns. Needs the extra `bench`. Writes
 # Frameworks are imported where they are timed, and nowhere before.
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,19 +40,21 @@ BLOCKS, WIDTHS = (3, 4, 6, 3), (64, 128, 256, 512)  # ResNet-50
 
 
 class Steps:
-    """Seconds of each step of this process, and programs compiled in it."""
+    """Seconds of each step of this process, on the clock and of its processors, and programs."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.busy: dict[str, float] = {}
         self.programs: dict[str, int] = {}
         self._compiled = 0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Times what is done inside."""
-        before, start = self._compiled, time.perf_counter()
+        before, busy, start = self._compiled, time.process_time(), time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+        self.busy[name] = time.process_time() - busy
         self.programs[name] = self._compiled - before
 
     def listen(self, event: str, _: float, **__: Any) -> None:
@@ -96,6 +99,7 @@ def with_jaxprune(name: str) -> dict[str, Any]:
         jax.block_until_ready(small(small.params, x))
     return {
         "seconds": step.seconds,
+        "busy": step.busy,
         "programs": step.programs,
         "params": costs.dense(structure, "params"),
         "left": costs.exact(structure, masks, "macs") / costs.dense(structure, "macs"),
@@ -153,7 +157,12 @@ def with_torch_pruning(name: str) -> dict[str, Any]:
     with step("first call"), torch.inference_mode():
         network(x)
     left, _ = torch_pruning.utils.count_ops_and_params(network, x)
-    return {"seconds": step.seconds, "params": params, "left": left / whole}
+    return {
+        "seconds": step.seconds,
+        "busy": step.busy,
+        "params": params,
+        "left": left / whole,
+    }
 
 
 def torch_network(name: str) -> Any:
@@ -212,7 +221,9 @@ def page(about: Mapping[str, Any], found: Mapping[str, Mapping[str, Sequence[Any
     parts = [
         "# The first result\n",
         f"`{about['command']}`, {about['device']}, {versions}.\n",
-        "Seconds in a fresh process: medians (least - most).\n",
+        "Seconds in a fresh process, medians (least - most), and in the last columns those that\n"
+        "its processors were busy, which other programs on the machine change less. Load of the\n"
+        f"machine before and after: {about['load'][0]:.1f} and {about['load'][1]:.1f}.\n",
     ]
     for name, ways in found.items():
         parts += [*_of_network(name, ways), ""]
@@ -222,35 +233,38 @@ def page(about: Mapping[str, Any], found: Mapping[str, Mapping[str, Sequence[Any
 def _of_network(name: str, ways: Mapping[str, Sequence[Any]]) -> list[str]:
     ours, theirs = (ways[way] for way in WAYS)
 
-    def seconds(measured: Sequence[Any], steps: Sequence[str] | None) -> str:
-        known = [one["seconds"] for one in measured]
-        values = [sum(v for k, v in one.items() if steps is None or k in steps) for one in known]
+    def taken(measured: Sequence[Any], steps: Sequence[str], kind: str = "seconds") -> str:
+        values = [sum(v for step, v in one[kind].items() if step in steps) for one in measured]
         if not any(values):
             return ""
-        return f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
+        spread = f" ({min(values):.2f} - {max(values):.2f})" if kind == "seconds" else ""
+        return f"{statistics.median(values):.2f}{spread}"
+
+    def row(what: str, steps: Sequence[str], counted: str) -> str:
+        cells = [taken(ours, steps), counted, taken(theirs, steps)]
+        cells += [taken(way, steps, "busy") for way in (ours, theirs)]
+        return f"| {what} | {' | '.join(cells)} |"
 
     def programs(steps: Sequence[str]) -> int:
         return max(sum(one["programs"][step] for step in steps) for one in ours)
 
     lines = [
         f"## {name}, {SIZES[name]} x {SIZES[name]}, {ours[0]['params']:,} parameters\n",
-        "| | jaxprune | programs compiled | Torch-Pruning |",
-        "|---|--:|--:|--:|",
+        "| | jaxprune | programs compiled | Torch-Pruning | jaxprune, busy | Torch-Pruning, busy |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     every = tuple(ours[0]["seconds"])
     for step in every:
-        lines.append(
-            f"| {step} | {seconds(ours, [step])} | {programs([step])} | {seconds(theirs, [step])} |"
-        )
+        lines.append(row(step, [step], str(programs([step]))))
         if step == PRUNING[-1]:
-            lines.append(f"| the last three, in one step | | | {seconds(theirs, [ONE_STEP])} |")
+            lines.append(row("the last three, in one step", [ONE_STEP], ""))
     for what, steps in (
         ("**pruned, without imports**", (*PRUNING, ONE_STEP)),
         ("**pruned and called, without imports**", (*PRUNING, ONE_STEP, "first call")),
         ("**all**", (*every, ONE_STEP)),
     ):
-        counted = programs([step for step in steps if step in every])
-        lines.append(f"| {what} | {seconds(ours, steps)} | {counted} | {seconds(theirs, steps)} |")
+        known = [step for step in steps if step in every]
+        lines.append(row(what, steps, str(programs(known))))
     left = [statistics.median(one["left"] for one in ways[way]) for way in WAYS]
     lines.append(
         f"\nOf the multiply-adds {100 * left[0]:.0f} % are left by jaxprune and "
@@ -272,6 +286,7 @@ def main() -> None:
         return
     import measured
 
+    load = [os.getloadavg()[0]]
     found: dict[str, dict[str, list[Any]]] = {}
     for name in options.networks:
         found[name] = {way: [] for way in WAYS}
@@ -282,7 +297,8 @@ def main() -> None:
         params = {one["params"] for way in WAYS for one in found[name][way]}
         if len(params) > 1:
             raise SystemExit(f"{name} is not the same network twice: {params} parameters")
-    about = measured.circumstances(PACKAGES)
+    load.append(os.getloadavg()[0])
+    about = {**measured.circumstances(PACKAGES), "load": load}
     measured.write("first_result", page(about, found), {**about, "found": found})
 
 

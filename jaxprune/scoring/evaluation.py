@@ -174,7 +174,7 @@ def separated(scores: Callable[[Array], Scores], shape: tuple[int, ...]) -> Sepa
       scores: masks -> scores.
       shape: shape of the masks, such as (K, N).
     """
-    closed = jax.make_jaxpr(scores)(jnp.zeros(shape))
+    closed = jax.make_jaxpr(scores)(jax.ShapeDtypeStruct(shape, jnp.float32))
 
     def function(constants: list[Array], masks: Array) -> Scores:
         return Scores(*jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(masks))

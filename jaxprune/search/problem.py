@@ -274,13 +274,13 @@ def on_host(
 def scores(problem: Problem, masks: Any) -> Scores:
     """Scores of a few candidates [K, N] on the batch of the training split; not inside jit."""
     evaluate = problem.host.evaluate if problem.host and problem.host.few else problem.evaluate
-    return evaluate(jnp.asarray(masks, jnp.float32))
+    return evaluate(np.asarray(masks, np.float32))
 
 
 def validation_scores(problem: Problem, masks: Any) -> Scores:
     """Scores of a few candidates [K, N] on the validation split; not inside jit."""
     validate = problem.host.validate if problem.host and problem.host.few else problem.validate
-    return validate(jnp.asarray(masks, jnp.float32))
+    return validate(np.asarray(masks, np.float32))
 
 
 def _combined(budgets: tuple[Budget, ...]) -> tuple[Callable[[Array], Array], float]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -143,9 +144,8 @@ class Loop:
             None if teacher is None else as_argument(teacher),
         )
         # As rows: fetching an image is then one copy, also where it has a single channel.
-        images = jnp.asarray(split.images).reshape((count, -1))
-        examples = _Examples(images, jnp.asarray(split.labels))
-        self._examples = devices.replicate(examples, mesh)
+        examples = _Examples(np.reshape(split.images, (count, -1)), split.labels)
+        self._examples = devices.replicate(jax.device_put(examples), mesh)
         self._mirrored: tuple[Array, Array] | None = None
         if recipe.mirror == "alternating" and "mirror" in recipe.augment:
             first = jax.random.bernoulli(jax.random.fold_in(key, _MIRROR), shape=(count,))
@@ -154,11 +154,10 @@ class Loop:
 
     def start(self, variables: Variables) -> TrainState:
         """The state before the first step: a copy of the variables, and a fresh optimizer."""
-        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
-        mean = None
-        if self._plan.recipe.average:
-            mean = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
-        state = TrainState(variables, self._plan.optimizer().init(variables["params"]), mean)
+        variables = jax.device_put(variables, may_alias=False)  # copies, and compiles nothing
+        average = self._plan.recipe.average
+        mean = jax.device_put(variables, may_alias=False) if average else None
+        state = TrainState(variables, _optimizer_state(self._plan, variables["params"]), mean)
         return devices.replicate(state, self._plan.mesh)
 
     def epoch(
@@ -197,6 +196,12 @@ class Loop:
         return _epoch_by_steps(
             *arguments, plan=self._plan, batched=batched, begun=begun, after_step=after_step
         )
+
+
+@partial(jax.jit, static_argnums=0)
+def _optimizer_state(plan: _Plan, params: Variables) -> optax.OptState:
+    """The state of a fresh optimizer, made in one program."""
+    return plan.optimizer().init(params)
 
 
 def _has_convolutions(state: TrainState, batched: bool) -> bool:

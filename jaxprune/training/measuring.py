@@ -44,7 +44,7 @@ def scores(
         raise ValueError(f"batch_size is {batch_size}, but must be 1 or more")
     batch_size = min(batch_size, count)
     functions = as_argument(apply), as_argument(preprocess)
-    examples = jnp.asarray(split.images), jnp.asarray(split.labels)
+    examples = jax.device_put((split.images, split.labels))
     sums = [
         _sums(functions, variables, examples, first, batch_size=batch_size)
         for first in range(0, count, batch_size)

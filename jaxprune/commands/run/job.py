@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -102,7 +101,7 @@ def latency_input(
     config: RunConfig, dataset: data.Dataset, preprocess: data.Preprocess
 ) -> jax.Array:
     """The batch whose time is measured."""
-    return preprocess(jnp.asarray(dataset.validation.images[: config.latency_batch]))
+    return preprocess(dataset.validation.images[: config.latency_batch])
 
 
 def _budgets(
@@ -196,7 +195,7 @@ def _batch(job: Job, split: data.Split) -> tuple[jax.Array, jax.Array]:
     """The images of a split that candidates are scored on, as inputs, and their labels."""
     count = min(job.config.search_examples, len(split.labels))
     _, part = split.divide(count, job.config.seed)
-    return job.preprocess(jnp.asarray(part.images)), jnp.asarray(part.labels)
+    return job.preprocess(part.images), jax.device_put(part.labels)
 
 
 def _scored(job: Job) -> Callable[[Any, jax.Array], jax.Array]:

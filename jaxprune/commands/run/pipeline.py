@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import costs, importance, training
@@ -306,7 +305,7 @@ def _verify(
     """The largest absolute difference of masked and compact logits, on validation images."""
     if folder.has("differences"):
         return folder.load_json("differences")
-    x = job.preprocess(jnp.asarray(job.dataset.validation.images[:256]))
+    x = job.preprocess(job.dataset.validation.images[:256])
     masked_apply = jax.jit(masked(job.network.apply, job.structure))
     differences = {}
     with jax.default_matmul_precision("highest"):  # TF32 and bfloat16 would hide a difference
@@ -520,7 +519,7 @@ def _points(
         "dense": job.structure.flatten(job.structure.full_masks()),
         **{name: np.asarray(job.structure.flatten(mask)) for name, mask in masks.items()},
     }
-    stacked = jnp.asarray(np.stack(list(flat.values())), jnp.float32)
+    stacked = jax.device_put(np.stack(list(flat.values())).astype(np.float32))
     accuracies = np.asarray(validation_scores(problem, stacked).accuracy)
     relative = candidates.relative_costs(problem, stacked)
     if "variables" in answer and problem.trainer is not None:
@@ -534,6 +533,6 @@ def _points(
 
 
 def _export(job: Job, small: CompactNetwork, folder: RunFolder) -> None:
-    x = job.preprocess(jnp.asarray(job.dataset.validation.images[:1]))
+    x = job.preprocess(job.dataset.validation.images[:1])
     metadata = describe(job.network, job.dataset, job.config.prune_inputs)
     export.save(Path(folder.path) / "model", small, x, metadata)

@@ -379,7 +379,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
     return State(
         key=key,
         variables=variables,
-        optimizer=_optimizer(config).init(variables),
+        optimizer=jax.jit(_optimizer(config).init)(variables),
         queue=queues.empty(config.queue_length, rules.num_filters),
         memory=memories.empty(rules.num_filters),
         baseline=np.float32(baseline),

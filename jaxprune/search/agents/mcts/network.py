@@ -143,14 +143,14 @@ def initial_variables(network: PolicyValueNetwork, num_filters: int, key: Array)
     numbers = np.asarray(jax.random.normal(key, (total,)))
     used = 0
 
-    def draw(path: tuple, shape: jax.ShapeDtypeStruct) -> Array:
+    def draw(path: tuple, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         nonlocal used
         layer, kind = path[-2].key, path[-1].key
         part = numbers[used : used + shape.size].reshape(shape.shape)
         used += shape.size
         if kind != "kernel" or layer in ("fc6_1", "fc6_2", "filter_logit"):
-            return jnp.zeros(shape.shape)
+            return np.zeros(shape.shape, np.float32)
         inputs = shape.size // shape.shape[-1]
-        return jnp.asarray(part * np.sqrt(2 / inputs), jnp.float32)
+        return np.asarray(part * np.sqrt(2 / inputs), np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))

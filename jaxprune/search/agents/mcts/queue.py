@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 SETTLED = -1
@@ -37,14 +38,15 @@ class Queue(NamedTuple):
 
 def empty(length: int, num_filters: int) -> Queue:
     """A queue without samples."""
-    return Queue(
-        masks=jnp.zeros((length, num_filters), jnp.uint8),
-        policies=jnp.zeros((length, num_filters), jnp.float32),
-        outcomes=jnp.zeros(length, jnp.float32),
-        game=jnp.full(length, SETTLED, jnp.int32),
-        head=jnp.zeros((), jnp.int32),
-        size=jnp.zeros((), jnp.int32),
+    queue = Queue(
+        masks=np.zeros((length, num_filters), np.uint8),
+        policies=np.zeros((length, num_filters), np.float32),
+        outcomes=np.zeros(length, np.float32),
+        game=np.full(length, SETTLED, np.int32),
+        head=np.int32(0),
+        size=np.int32(0),
     )
+    return jax.device_put(queue)
 
 
 def push(queue: Queue, masks: Array, policies: Array, playing: Array) -> Queue:
