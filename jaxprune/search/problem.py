@@ -273,12 +273,14 @@ def on_host(
 
 def scores(problem: Problem, masks: Any) -> Scores:
     """Scores of a few candidates [K, N] on the batch of the training split; not inside jit."""
+    evaluate: Callable[[Any], Scores]
     evaluate = problem.host.evaluate if problem.host and problem.host.few else problem.evaluate
     return evaluate(np.asarray(masks, np.float32))
 
 
 def validation_scores(problem: Problem, masks: Any) -> Scores:
     """Scores of a few candidates [K, N] on the validation split; not inside jit."""
+    validate: Callable[[Any], Scores]
     validate = problem.host.validate if problem.host and problem.host.few else problem.validate
     return validate(np.asarray(masks, np.float32))
 
