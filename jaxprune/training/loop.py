@@ -144,9 +144,8 @@ class Loop:
             None if teacher is None else as_argument(teacher),
         )
         # As rows: fetching an image is then one copy, also where it has a single channel.
-        images = np.reshape(split.images, (count, -1))
-        examples = _Examples(*jax.device_put((images, split.labels)))
-        self._examples = devices.replicate(examples, mesh)
+        images, labels = jax.device_put((np.reshape(split.images, (count, -1)), split.labels))
+        self._examples = devices.replicate(_Examples(images, labels), mesh)
         self._mirrored: tuple[Array, Array] | None = None
         if recipe.mirror == "alternating" and "mirror" in recipe.augment:
             first = jax.random.bernoulli(jax.random.fold_in(key, _MIRROR), shape=(count,))

@@ -64,12 +64,12 @@ def extend(
         probes: they are scored to learn something, not to be chosen: their validation accuracy is
             not looked at, and their cost, where it had to be measured, neither; both are NaN.
     """
-    masks = np.asarray(masks)
+    masks = np.asarray(masks, np.float32)
     by = problem.host if many else None
-    train = by.evaluate(masks.astype(np.float32)) if by else scores(problem, masks)
+    train = by.evaluate(masks) if by else scores(problem, masks)
     cost = validation = np.full(len(masks), np.nan, np.float32)
     if not probes:
-        found = by.validate(masks.astype(np.float32)) if by else validation_scores(problem, masks)
+        found = by.validate(masks) if by else validation_scores(problem, masks)
         validation = np.asarray(found.accuracy, np.float32)
     if problem.traceable or not probes:
         cost = relative_costs(problem, masks)

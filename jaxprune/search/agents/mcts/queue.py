@@ -5,11 +5,11 @@ whole game; read literally the queue would grow without end. Here every sample t
 beyond `L` displaces the oldest one.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 SETTLED = -1
@@ -36,17 +36,17 @@ class Queue(NamedTuple):
     size: Array
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def empty(length: int, num_filters: int) -> Queue:
     """A queue without samples."""
-    fields: dict[str, Any] = {
-        "masks": np.zeros((length, num_filters), np.uint8),
-        "policies": np.zeros((length, num_filters), np.float32),
-        "outcomes": np.zeros(length, np.float32),
-        "game": np.full(length, SETTLED, np.int32),
-        "head": np.int32(0),
-        "size": np.int32(0),
-    }
-    return jax.device_put(Queue(**fields))
+    return Queue(
+        masks=jnp.zeros((length, num_filters), jnp.uint8),
+        policies=jnp.zeros((length, num_filters), jnp.float32),
+        outcomes=jnp.zeros(length, jnp.float32),
+        game=jnp.full(length, SETTLED, jnp.int32),
+        head=jnp.zeros((), jnp.int32),
+        size=jnp.zeros((), jnp.int32),
+    )
 
 
 def push(queue: Queue, masks: Array, policies: Array, playing: Array) -> Queue:
