@@ -262,12 +262,12 @@ def _make_dense(item: Dense, place: Place, until: float | None) -> bool:
 
 def _make_once(item: Once, place: Place, until: float | None) -> bool:
     script = Path(__file__).parent / item.script
-    limit = time.monotonic() + 2 * ONCE  # it would begin anew, and must not keep the rows waiting
-    alone_late = until is None or limit < until
-    code = rows.run(
-        [str(script), *item.words], place.runs / "cache", limit if alone_late else until
-    )
-    if code or (code is None and alone_late):
+    # It cannot go on where it was stopped, and must not keep the rows waiting.
+    limit = time.monotonic() + 2 * ONCE
+    too_long = until is None or limit < until
+    end = limit if too_long else until
+    code = rows.run([str(script), *item.words], place.runs / "cache", end)
+    if code or (code is None and too_long):
         sys.exit(code or 1)
     written = RESULTS / script.stem
     if code is not None and place.out.parent != RESULTS and written.is_dir():
