@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import rows
 import speed
 from rows import RESULTS, Row
@@ -39,6 +40,8 @@ OUT = RESULTS / "cifar10"
 SEEDS = (0, 1, 2)
 LARGEST = 16 * 2**20
 """Bytes of a file that is worth carrying."""
+ONCE = 120.0
+"""Seconds that a check or benchmark is taken to last."""
 SHORTEST = 20.0
 """Seconds with which it is not worth beginning anything."""
 BASELINES = ("uniform_l1", "global_l1", "random")
@@ -133,6 +136,9 @@ class Dense(NamedTuple):
     model: str
     seed: int
     recipe: str
+    dataset: str = "cifar10"
+    epochs: int | None = None
+    examples: int | None = None
 
     @property
     def name(self) -> str:
@@ -141,11 +147,37 @@ class Dense(NamedTuple):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The options of `jaxprune networks make`, without --out."""
-        return networks.words(self.model, "cifar10", self.recipe, seed=self.seed)
+        """The options of `jaxprune networks make`, without places."""
+        return networks.words(
+            *(self.model, self.dataset, self.recipe),
+            epochs=self.epochs,
+            examples=self.examples,
+            seed=self.seed,
+        )
 
 
-Item = Row | Dense
+class Once(NamedTuple):
+    """A check or benchmark that a device should pass or show once.
+
+    Attributes:
+        name: What it is called.
+        script: The script, in this folder.
+        words: Its options.
+    """
+
+    name: str
+    script: str
+    words: tuple[str, ...] = ()
+
+
+Item = Row | Dense | Once
+
+ON_A_GPU = (
+    Once("masked-equals-compact", "masked_equals_compact.py"),
+    Once("candidates", "benchmarks/candidates_on_device.py", ("--together", "1", "8", "64")),
+    Once("training", "benchmarks/training.py"),
+)
+"""What comes first on a GPU, as far as the scripts are there."""
 
 
 class Place(NamedTuple):
@@ -165,7 +197,7 @@ class Place(NamedTuple):
 
 
 def plan(recipe: str, cases: Sequence[Case] = CASES, seeds: Sequence[int] = SEEDS) -> list[Item]:
-    """All items in the order of their worth, each network before the rows that begin with it.
+    """All rows in the order of their worth, each after the network that it begins with.
 
     The first part of the table with all seeds, then one seed of each other part, then the others.
     """
@@ -192,15 +224,24 @@ def plan(recipe: str, cases: Sequence[Case] = CASES, seeds: Sequence[int] = SEED
 
 def done(item: Item, place: Place) -> bool:
     """Whether nothing is left to do for an item on this machine."""
-    if isinstance(item, Dense):
-        return (place.runs / "dense" / item.name).exists()
-    return rows.read(item, place.out) is not None
+    if isinstance(item, Row):
+        return rows.read(item, place.out) is not None
+    return _marker(item, place).exists()
+
+
+def _marker(item: Dense | Once, place: Place) -> Path:
+    """A file that is there once an item is done on this machine."""
+    return place.runs / "done" / item.name
 
 
 def make(item: Item, place: Place, until: float | None) -> bool:
     """Begins an item or goes on with it; whether it is done. Exits where it cannot work."""
-    if isinstance(item, Dense):
-        return _make_dense(item, place, until)
+    if not isinstance(item, Row):
+        whole = (_make_dense if isinstance(item, Dense) else _make_once)(item, place, until)
+        if whole:
+            _marker(item, place).parent.mkdir(parents=True, exist_ok=True)
+            _marker(item, place).touch()
+        return whole
     if not rows.make(item, place.runs, place.out, until):
         return False
     _keep_pruned(item, place)
@@ -209,20 +250,29 @@ def make(item: Item, place: Place, until: float | None) -> bool:
 
 
 def _make_dense(item: Dense, place: Place, until: float | None) -> bool:
-    cache = place.runs / "cache"
-    module = ["jaxprune", "networks", "make", *item.words, "--out", str(place.keep)]
-    code = rows.run(module, cache, until)
+    module = ["-m", "jaxprune", "networks", "make", *item.words, "--out", str(place.keep)]
+    code = rows.run(module, place.runs / "cache", until)
     if code:
         sys.exit(code)
-    if code is None:
-        return False
-    facts = _facts(item, place)
-    if facts is not None and rows.lines(place.out).get(item.name) is None:
+    facts = None if code is None else _facts(item, place)
+    if facts is not None and item.name not in rows.lines(place.out):
         rows.add(item.name, facts, place.out)
-    marker = place.runs / "dense" / item.name
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    return True
+    return code is not None
+
+
+def _make_once(item: Once, place: Place, until: float | None) -> bool:
+    script = Path(__file__).parent / item.script
+    # It cannot go on where it was stopped, and must not keep the rows waiting.
+    limit = time.monotonic() + 2 * ONCE
+    too_long = until is None or limit < until
+    end = limit if too_long else until
+    code = rows.run([str(script), *item.words], place.runs / "cache", end)
+    if code or (code is None and too_long):
+        sys.exit(code or 1)
+    written = RESULTS / script.stem
+    if code is not None and place.out.parent != RESULTS and written.is_dir():
+        shutil.copytree(written, place.out / "benchmarks" / script.stem, dirs_exist_ok=True)
+    return code is not None
 
 
 def _facts(item: Dense, place: Place) -> dict[str, Any] | None:
@@ -230,7 +280,8 @@ def _facts(item: Dense, place: Place) -> dict[str, Any] | None:
     from jaxprune.files import arrays
 
     command = networks.command(item.words)
-    found = (arrays.about(path) for path in place.keep.glob(f"{item.model}-cifar10-*.npz"))
+    files = place.keep.glob(f"{item.model}-{item.dataset}-*.npz")
+    found = (arrays.about(path) for path in files)
     return next((facts for facts in found if facts.get("command") == command), None)
 
 
@@ -242,7 +293,8 @@ def _keep_pruned(item: Row, place: Place) -> None:
 
     model = place.runs / item.name / "model"
     target = place.keep / "pruned" / f"{item.name}.npz"
-    if target.exists() or (model / "arrays").stat().st_size > LARGEST:
+    size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
+    if target.exists() or size / 2 > LARGEST:
         return
     half = pretraining.halve(jaxprune.load(model).params)
     arrays.save(target, half, {"command": item.command})
@@ -275,11 +327,12 @@ def work(items: Sequence[Item], place: Place, until: float | None) -> list[str]:
                 break
             failed_before = False
         except SystemExit as error:
-            if error.code == INTERRUPTED or failed_before or isinstance(item, Dense):
+            again = failed_before and isinstance(item, Row)
+            if error.code == INTERRUPTED or again or isinstance(item, Dense):
                 raise
             print(f"== {item.name}: failed with code {error.code}", flush=True)
             failed.append(item.name)
-            failed_before = True
+            failed_before = isinstance(item, Row)
     return failed
 
 
@@ -288,6 +341,8 @@ def work(items: Sequence[Item], place: Place, until: float | None) -> list[str]:
 
 def seconds(item: Item, place: Place) -> float:
     """How long an item should take on this device: as long as others like it, or by its work."""
+    if isinstance(item, Once):
+        return ONCE
     before = [
         line["seconds"]
         for name, line in rows.lines(place.out).items()
@@ -318,7 +373,7 @@ def seconds(item: Item, place: Place) -> float:
     return (trained + scored / 3) / images  # a step is three passes
 
 
-def model_of(item: Item) -> str:
+def model_of(item: Row | Dense) -> str:
     """The network of an item."""
     if isinstance(item, Dense):
         return item.model
@@ -365,6 +420,7 @@ def main() -> None:
     options = parser.parse_args()
     until = None if options.seconds is None else time.monotonic() + options.seconds
     failed: list[str] = []
+    jax.config.update("jax_platforms", "cpu")  # the device is for the processes that are started
     if options.runs:
         runs = options.runs.expanduser().resolve()
         with alone(runs):
@@ -372,9 +428,15 @@ def main() -> None:
             known = speed.known(runs)
             place = Place(runs, keep, options.out.expanduser().resolve(), known)
             recipe = options.recipe or RECIPES.get(known.platform, "default")
-            items = [item for item in plan(recipe) if wanted(item, options.rows)]
+            first = ON_A_GPU if known.platform == "gpu" else ()
+            items = [
+                *(item for item in first if (Path(__file__).parent / item.script).exists()),
+                *plan(recipe),
+            ]
+            items = [item for item in items if wanted(item, options.rows)]
             if options.list:
-                models = {model_of(item) for item in items if not done(item, place)}
+                left = [item for item in items if not done(item, place)]
+                models = {model_of(item) for item in left if not isinstance(item, Once)}
                 place = place._replace(device=speed.known(runs, sorted(models)))
                 print(listing(items, place))
                 return

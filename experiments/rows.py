@@ -62,7 +62,7 @@ def make(row: Row, runs: Path, results: Path, until: float | None = None) -> boo
     if not (out / "result.json").exists():
         begun = (out / "config.json").exists()
         words = ["--resume"] if begun else list(row.words)
-        code = run(["jaxprune.run", "--out", str(out), *words], runs / "cache", until)
+        code = run(["-m", "jaxprune.run", "--out", str(out), *words], runs / "cache", until)
         if code is None:
             return False
         if code:
@@ -83,10 +83,10 @@ GRACE = 30.0
 
 
 def run(words: Sequence[str], cache: Path, until: float | None = None) -> int | None:
-    """Runs `python -m` with some words.
+    """Runs Python with some words.
 
     Args:
-        words: The module and its options.
+        words: A script, or `-m` and a module, and its options.
         cache: jaxprune's cache, unless the environment names one.
         until: Reading of `time.monotonic` at which the process is asked to end, as by Ctrl-C, and
             made to a little later; None: it ends by itself.
@@ -94,7 +94,7 @@ def run(words: Sequence[str], cache: Path, until: float | None = None) -> int | 
     Returns:
         Its exit code, with which it has said why where it is not 0; None if the time was up.
     """
-    command = [sys.executable, "-m", *words]
+    command = [sys.executable, *words]
     environment = {"JAXPRUNE_CACHE": str(cache), **os.environ}
     with subprocess.Popen(command, env=environment) as process:
         try:
