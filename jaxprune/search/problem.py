@@ -103,8 +103,8 @@ class Problem(NamedTuple):
     """
 
     structure: Structure
-    evaluate: Callable[[Array], Scores]
-    validate: Callable[[Array], Scores]
+    evaluate: Callable[[Any], Scores]
+    validate: Callable[[Any], Scores]
     cost: Callable[[Array], Array]
     budget: float
     importance: Array
