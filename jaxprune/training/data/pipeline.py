@@ -32,17 +32,13 @@ class Preprocess:
     flat: bool
 
     def __call__(self, images: Array | np.ndarray) -> Array:
-        """Maps uint8 `[B, H, W, C]` to float32 `[B, H, W, C]`, or `[B, H*W*C]` if flat.
-
-        Images given as a numpy array are normalised by numpy, which compiles nothing.
-        """
+        """Maps uint8 `[B, H, W, C]` to float32 `[B, H, W, C]`, or `[B, H*W*C]` if flat."""
         # By rows, since XLA's loops over a last axis of 1 or 3 are not vectorised on a CPU.
-        rows = images.reshape((images.shape[0], -1)).astype(np.float32)
+        rows = jnp.asarray(images).reshape((images.shape[0], -1)).astype(jnp.float32)
         pixels = rows.shape[1] // len(self.mean)
         mean, std = (np.tile(np.asarray(of, np.float32), pixels) for of in (self.mean, self.std))
-        x = (rows / np.float32(255) - mean) / std
-        x = x if self.flat else x.reshape(images.shape)
-        return jax.device_put(x) if isinstance(x, np.ndarray) else x
+        x = (rows / 255 - mean) / std
+        return x if self.flat else x.reshape(images.shape)
 
 
 def preprocess(dataset: Dataset, flat: bool) -> Preprocess:
