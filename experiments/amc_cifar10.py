@@ -1,19 +1,18 @@
-"""AMC's and CACP's networks on CIFAR-10: ratios learnt by three agents, beside simple pruning.
+"""AMC's half of the multiply-adds on CIFAR-10: ratios learnt by two agents, beside simple pruning.
 
-    python experiments/amc_cifar10.py --runs /tmp/runs                        # all rows, the page
-    python experiments/amc_cifar10.py --runs /tmp/runs --rows resnet20        # those for a CPU
-    python experiments/amc_cifar10.py                                         # the page alone
+    python experiments/amc_cifar10.py --runs /tmp/runs      # all rows, the page
+    python experiments/amc_cifar10.py                       # the page alone
 
-AMC (He et al., ECCV 2018) holds ResNet-56 to half of its multiply-adds, CACP (Liu et al., 2021)
-VGG-16 and ResNet-18 to 30 %. Here `amc`, `acnn` and, where its paper has a row, `cacp` do, with the
-command's training and fine-tuning; uniform and global magnitude pruning and random pruning come
-with every run. A row of these takes a GPU. ResNet-20 on 10,000 images, trained for 30 epochs, shows
-AMC's half of the multiply-adds on two cores: it is weaker than a published one would be, and its
-losses are to be compared with each other alone. Writes `experiments/results/amc_cifar10/README.md`.
+AMC (He et al., ECCV 2018) holds ResNet-56 to half of its multiply-adds; its lines here are made of
+the rows of `cifar10.py`. ResNet-20 on 10,000 images, trained for 30 epochs, shows the same on two
+cores in an hour or two: it is weaker than a published one would be, and its losses are to be
+compared with each other alone. Writes `experiments/results/amc_cifar10/README.md`.
 """
 
 from typing import Any, NamedTuple
 
+import cifar10_page
+import cifar10_rows
 from rows import NOT_RUN, RESULTS, Row, devices, main, parser, read, spread, table
 
 OUT = RESULTS / "amc_cifar10"
@@ -27,7 +26,7 @@ class Case(NamedTuple):
         model: as the command knows it.
         left: multiply-adds that may be left, in percent.
         methods: what is run.
-        options: more of the command's.
+        options: more of the command's; with none, the rows are those of `cifar10.py`.
         published: (method, dense accuracy, accuracy before fine-tuning, after it) in percent, None
             where it is not given.
     """
@@ -51,13 +50,14 @@ CASES = (
             ("amc", 92.8, 90.1, 91.9),
         ),
     ),
-    Case("vgg16", 30, ("cacp", "amc", "acnn"), (), (("cacp", 93.02, None, 92.89),)),
-    Case("resnet18", 30, ("cacp", "amc", "acnn"), (), (("cacp", 93.02, None, 92.03),)),
     Case(
         "resnet20",
         50,
         ("amc", "acnn"),
-        ("--examples", "10000", "--pretrain-epochs", "30", "--finetune-epochs", "8"),
+        (
+            *("--recipe", "paper", "--examples", "10000"),
+            *("--pretrain-epochs", "30", "--finetune-epochs", "8"),
+        ),
         (),
     ),
 )
@@ -74,7 +74,15 @@ def row(case: Case, method: str, seed: int) -> Row:
 
 
 def pairs(case: Case, method: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The dense and the pruned network of each seed; the first method's runs have the baselines."""
+    """The dense and the pruned network of each seed; the first method's runs have the baselines.
+
+    Those of `cifar10.py` are by the longest recipe that was run.
+    """
+    if not case.options:
+        (same,) = [c for c in cifar10_rows.CASES if c[1:4] == (case.model, "macs", case.left)]
+        shared = RESULTS / "cifar10"
+        of = (cifar10_page.pairs(same, method, recipe, shared) for recipe in cifar10_rows.RECIPES)
+        return next(filter(None, of), [])
     run = case.methods[0] if method in BASELINES else method
     results = [found for seed in SEEDS if (found := read(row(case, run, seed), OUT))]
     return [
@@ -157,12 +165,12 @@ def text(rows: list[Row]) -> str:
     """The page."""
     return "\n".join(
         [
-            "# AMC and CACP on CIFAR-10",
+            "# AMC on CIFAR-10",
             "",
             "Test accuracy in percent; mean and sample deviation over the seeds that were run.",
-            "AMC's published lines are from its paper's table (before fine-tuning: test accuracy),",
-            "CACP's as the CRL paper quotes them: with 30 % of the parameters, which look like its",
-            "30 % of the multiply-adds. ResNet-20 saw 10,000 images alone, for 30 epochs.",
+            "AMC's published lines are from its paper's table (before fine-tuning: test accuracy).",
+            "ResNet-56's measured ones are rows of [CIFAR-10](../cifar10/README.md), which names",
+            "their recipe. ResNet-20 saw 10,000 images alone, for 30 epochs.",
             f"Device: {devices(read(one, OUT) for one in rows)}. Made by",
             "`python experiments/amc_cifar10.py`; `rows.jsonl` has every row's command.",
             "",
@@ -177,7 +185,11 @@ def text(rows: list[Row]) -> str:
 if __name__ == "__main__":
     options = parser(__doc__).parse_args()
     all_rows = [
-        row(case, method, seed) for seed in SEEDS for case in CASES for method in case.methods
+        row(case, method, seed)
+        for seed in SEEDS
+        for case in CASES
+        if case.options
+        for method in case.methods
     ]
     main(all_rows, OUT, options)
     if not options.list:

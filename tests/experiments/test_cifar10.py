@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import cifar10
+import cifar10_rows
 import numpy as np
 import pytest
 import rows
 import speed
-from cifar10 import Case, Dense, Place
+from cifar10 import Place
+from cifar10_rows import Case, Dense
 
 from jaxprune.commands import config
 from jaxprune.commands.run import arguments
@@ -66,7 +68,7 @@ def test_predictions_come_from_the_work_and_then_from_rows_like_it(place):
     dense = Dense("resnet20", 0, "short")
     assert cifar10.seconds(dense, place) == 12 * 45_000 / 100
     case = Case("a", "resnet20", "macs", 50, ("amc",))
-    one, other = (cifar10.row(case, "amc", seed, "short") for seed in (0, 1))
+    one, other = (cifar10_rows.row(case, "amc", seed, "short") for seed in (0, 1))
     trained = 4 * 45_000 * (0.1 + 0.9 * 0.5) + 4 * 64 * 128
     assert cifar10.seconds(one, place) == pytest.approx((trained + 384 * 512 / 3) / 100)
     line = {"seconds": 77.0, "search": {"device": DEVICE.kind}}
