@@ -259,7 +259,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         "best_accuracy": candidates.best_validation(archive, problem.budget),
         "feasible": float(feasible[:count].mean()),
         "finetune_steps": steps,
-        "reward": float(rewards[:count].mean()),
+        "reward": float(jnp.mean(rewards[:count])),
         "cost": costs[:count].mean(0).tolist(),
         "limit": problem.limits.tolist(),
         "multiplier": np.asarray(learner.multipliers).tolist(),
