@@ -132,16 +132,21 @@ def _differentiable(eqn: JaxprEqn, tangent: Tangent) -> Callable[[Array, Array],
 
 def _tangent_by_images(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     """Convolves some images after the other."""
-    size = _images_at_once(eqn, x, kernel)
-    # Checkpointed, so that x itself is kept for the way back, and not a transposed copy.
-    some = jax.checkpoint(functools.partial(_tangent_of_some, eqn), prevent_cse=False)
-    if size >= len(x):
-        return some(x, kernel)
-    whole = len(x) // size * size
-    parts = x[:whole].reshape(-1, size, *x.shape[1:])
-    results = lax.map(lambda part: some(part, kernel), parts)
+    size, count = _images_at_once(eqn, x, kernel), len(x)
+
+    # Checkpointed, so that x itself is kept for the way back, and not a copy in another layout.
+    # Sliced, as XLA would compute images that are reshaped for the loop once more in that shape.
+    @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+    def some(first: Array | int, size: int) -> Array:
+        part = lax.dynamic_slice_in_dim(x, first, size)
+        return _tangent_of_some(eqn, part, kernel)
+
+    if size >= count:
+        return some(0, count)
+    whole = count // size * size
+    results = lax.map(lambda first: some(first, size), jnp.arange(0, whole, size))
     results = results.reshape(whole, *results.shape[2:])
-    return results if whole == len(x) else jnp.concatenate([results, some(x[whole:], kernel)])
+    return results if whole == count else jnp.concatenate([results, some(whole, count - whole)])
 
 
 def _tangent_of_some(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
@@ -153,11 +158,14 @@ def _tangent_of_some(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
 def _images_at_once(eqn: JaxprEqn, x: Array, kernel: Array) -> int:
     """How many images keep inputs and results within `CACHE`, or within the kernel's own size.
 
-    Each time the gradient of the whole kernel is written: there should be as much to read.
+    Each time the gradient of the whole kernel is written: there should be as much to read. Up to
+    half as many where that divides the images into equal parts.
     """
     result = jax.eval_shape(functools.partial(_convolve, eqn), x, kernel)
     of_image = (x.size + math.prod(result.shape)) / len(x) * x.dtype.itemsize
-    return max(1, int(max(CACHE, kernel.size * kernel.dtype.itemsize) / of_image))
+    most = max(1, int(max(CACHE, kernel.size * kernel.dtype.itemsize) / of_image))
+    equal = (size for size in range(most, most // 2, -1) if len(x) % size == 0)
+    return min(len(x), next(equal, most))
 
 
 # -- depthwise convolutions -----------------------------------------------------------------------
