@@ -214,6 +214,20 @@ def allowed(structure: Structure, limits: Limits = NO_LIMITS) -> Allowed:
     )
 
 
+def check_leaves_room(structure: Structure, limits: Limits) -> None:
+    """Refuses limits that contradict each other, or with which nothing can be removed.
+
+    Raises:
+      UserError: they do.
+    """
+    permitted = allowed(structure, limits)
+    if permitted.widths == tuple((size,) for size in permitted.sizes):
+        raise UserError(
+            "the limits keep every group whole, so that nothing can be removed; lower min_size, "
+            f"round_to {limits.round_to} or `least`"
+        )
+
+
 def choices(structure: Structure, limits: Limits) -> tuple[Choice, ...]:
     """The widths that the limits allow, for every group once.
 

@@ -30,7 +30,7 @@ class Removals(NamedTuple):
     groups: np.ndarray
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """How many there are, R."""
         return len(self.groups)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.costs import counting, removals, within_groups
-from jaxprune.costs.limits import NO_LIMITS, Limits, allowed
+from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
 from jaxprune.dependency import Masks, Structure
 from jaxprune.dependency.groups import check_structure
 from jaxprune.errors import UserError
@@ -111,20 +111,6 @@ def check_request(
     check_leaves_room(structure, limits)
 
 
-def check_leaves_room(structure: Structure, limits: Limits) -> None:
-    """Refuses limits that contradict each other, or with which nothing can be removed.
-
-    Raises:
-      UserError: they do.
-    """
-    permitted = allowed(structure, limits)
-    if permitted.widths == tuple((size,) for size in permitted.sizes):
-        raise UserError(
-            "the limits keep every group whole, so that nothing can be removed; lower min_size, "
-            f"round_to {limits.round_to} or `least`"
-        )
-
-
 class _Plan(NamedTuple):
     """When each channel goes, int [num_channels] as `removals.turns` gives it, of R removals."""
 
@@ -141,7 +127,7 @@ def _plan(structure: Structure, scores: Any, limits: Limits, scope: str) -> _Pla
         "raw": scores,
     }[scope]
     turn = removals.turns(permitted, rank, np.asarray(worth, np.float32))
-    return _Plan(turn, removals.removals(permitted).count)
+    return _Plan(turn, removals.removals(permitted).total)
 
 
 def _masks(structure: Structure, plan: _Plan, count: int) -> dict[str, np.ndarray]:
