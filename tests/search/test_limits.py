@@ -41,7 +41,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def problem(known_problem):
-    """A problem that keeps the masks of all networks that are scored, in the list `problem.seen`."""
+    """A problem, and a list that gets the masks of all networks that are scored."""
     seen = []
 
     def evaluate(masks):

@@ -1,5 +1,6 @@
 """The command itself: arguments in, exit code out."""
 
+import io
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -93,7 +94,16 @@ def _end(text: str) -> int:
 
 
 def _plan(job: Any) -> str:
+    from rich.console import Console
+
+    from jaxprune.commands.config import limits
+    from jaxprune.commands.run import forecast
+    from jaxprune.costs.outlook import outlook
+
     config, structure = job.config, job.structure
+    known = not any(budget.meter for budget in job.budgets)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(forecast.table(outlook(structure, job.budgets, limits(config), uniform=known)))
     return "\n".join(
         [
             f"{config.model} for {config.dataset}:",
@@ -101,6 +111,7 @@ def _plan(job: Any) -> str:
             str(structure),
             "",
             *map(_reach, job.budgets),
+            console.export_text().rstrip(),
             "",
             "settings:",
             arguments.table(config, job.search),

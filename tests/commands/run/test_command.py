@@ -50,7 +50,7 @@ def test_result_has_the_promised_keys(finished):
     }
     assert set(result) == {
         *("method", "model", "dataset", "seed", "examples"),
-        *("cost", "budget", "budgets", "feasible"),
+        *("cost", "budget", "budgets", "feasible", "outlook"),
         *("dense", "pruned", "baselines", "search", "compact_max_abs_difference"),
     }
     assert set(result["dense"]) == common
@@ -58,7 +58,7 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
     assert all(set(row) == pruned for row in result["baselines"].values())
     assert set(result["search"]) == {
-        *("seconds", "candidates", "episodes", "statistics", "importance", "device"),
+        *("seconds", "forecast", "candidates", "episodes", "statistics", "importance", "device"),
         *("semifinalists", "semifinal_steps", "finalists"),
     }
 
