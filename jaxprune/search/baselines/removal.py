@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ def _refill(goal: Goal, masks: Array, importance: Array) -> Array:
     return jax.vmap(one)(masks)
 
 
-def _measured_removal(problem: Problem, score: np.ndarray) -> tuple[Array, float, bool]:
+def _measured_removal(problem: Problem, score: Any) -> tuple[Array, float, bool]:
     """The same on the host, where each look at the cost may take a while."""
     allowed = problem.allowed
     turn = turns(allowed, np.asarray(within_groups.rank(allowed.sizes, score)), score)
