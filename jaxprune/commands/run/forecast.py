@@ -1,8 +1,10 @@
 """What is known before a search: what each cost can come to, and how long the search will take."""
 
+import io
 from collections.abc import Callable, Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from jaxprune.commands.report.wording import amount, cost_name, duration
@@ -24,6 +26,13 @@ def table(rows: Sequence[Outlook]) -> Table:
             cost_name(row.cost) + unit, *(cell(getattr(row, name), row.dense) for name in columns)
         )
     return shown
+
+
+def text(rows: Sequence[Outlook]) -> str:
+    """The same as plain lines."""
+    written = io.StringIO()
+    Console(width=100, file=written).print(table(rows))
+    return "\n".join(line.rstrip() for line in written.getvalue().rstrip().splitlines())
 
 
 def cell(value: float | None, dense: float) -> str:
