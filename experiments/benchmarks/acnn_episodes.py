@@ -403,7 +403,7 @@ def check(problem, loop, tries=20):
     observe = jax.jit(observer(loop.config.observation, structure, problem.cost))
     bound = jax.jit(
         lambda step, mask: least_removed(
-            sizes,
+            problem.allowed,
             problem.cost,
             rank,
             jnp.asarray(loop.most),

@@ -234,7 +234,7 @@ def check(case: Case, tries: int = 10) -> None:
     for _ in range(tries):
         environment.multiplier = rng.uniform(0, 2)
         observation, _ = environment.reset()
-        state = layerwise.reset(rules)
+        state = layerwise.reset(rules, rank)
         for layer in range(rules.num_steps):
             np.testing.assert_array_equal(layerwise.observe(rules, state.step), table[layer])
             np.testing.assert_allclose(observation, seen[layer], rtol=1e-4, atol=1e-5)

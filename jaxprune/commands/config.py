@@ -38,6 +38,7 @@ _Name = Annotated[str, _option("NAME")]
 _OptionalName = Annotated[str | None, _option("NAME")]
 _OptionalInt = Annotated[int | None, _option("INT")]
 _Names = Annotated[tuple[str, ...], _option("NAME ...")]
+_Patterns = Annotated[tuple[str, ...], _option("PATTERN ...")]
 _Amounts = Annotated[tuple[str, ...], _option("AMOUNT ...")]
 _OptionalFolder = Annotated[Path | None, _option("DIR")]
 _OptionalFile = Annotated[Path | None, _option("FILE")]
@@ -68,6 +69,20 @@ class RunConfig:
     budget: _Amounts = ("0.25",)
     """What may remain of each cost: a part of the dense network's in (0, 1], such as 0.25 or 25%; a
     time, such as 0.4ms; or an amount in the cost's own unit, such as =200000."""
+
+    round_to: int = 1
+    """Widths of pruned layers are multiples of this, or a layer stays whole: GPUs like 8."""
+
+    min_size: int = 1
+    """The least number of filters that every layer keeps."""
+
+    keep: _Patterns = ()
+    """Layers that stay whole, by names or patterns such as 'stem*'. The channels of a residual sum
+    stay whole if one of the layers that produce them does."""
+
+    equal: _Patterns = ()
+    """Layers that get equal widths: those that match one pattern, or one of several joined by
+    commas, such as 'left*,right*'."""
 
     importance: _OptionalName = None
     """What orders the filters of a layer, where a method decides how many of them go: l1 (norm of
@@ -252,6 +267,8 @@ def check(config: RunConfig) -> None:
         )
     for option, least in (
         ("seed", 0),
+        ("round_to", 1),
+        ("min_size", 1),
         ("examples", 1),
         ("pretrain_epochs", 0),
         ("finetune_epochs", 0),
@@ -271,6 +288,18 @@ def check(config: RunConfig) -> None:
     if config.seed >= 2**31:
         raise UserError(f"--seed {config.seed} is too large; it must be below {2**31}")
     _check_hosts(config)
+
+
+def limits(config: RunConfig) -> Any:
+    """Which widths the groups may have, `costs.Limits`."""
+    from jaxprune.costs import Kept, Limits
+
+    return Limits(
+        min_size=config.min_size,
+        round_to=config.round_to,
+        groups=dict.fromkeys(config.keep, Kept(least=1.0)),
+        equal=tuple(tuple(patterns.split(",")) for patterns in config.equal),
+    )
 
 
 def _check_hosts(config: RunConfig) -> None:

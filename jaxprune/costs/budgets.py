@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.costs import counting
+from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
 from jaxprune.dependency import CompactNetwork, Structure, compact
 from jaxprune.errors import UserError
 
@@ -103,7 +104,7 @@ class Budget:
       name: the cost, one of `NAMES` or "module:function".
       dense: the dense network's cost, in its own unit.
       limit: the part of it that is allowed; above 1 where an amount allows more than the dense.
-      least: the part that one channel in every group has.
+      least: the part that remains at the least allowed widths.
       traced: [N] -> the cost as a fraction of the dense one, inside jit and vmap; None if the cost
         has to be measured.
       amount: the same in the cost's own unit, if it was given so.
@@ -301,8 +302,9 @@ def make_budgets(
     structure: Structure,
     params: Any,
     x: Any,
-    allowed: Sequence[tuple[str | CostFunction, str | float | Limit]],
+    wanted: Sequence[tuple[str | CostFunction, str | float | Limit]],
     *,
+    limits: Limits = NO_LIMITS,
     margin: float = 0.0,
     repeats: int = 30,
     known: dict[str, dict[str, float]] | None = None,
@@ -314,15 +316,17 @@ def make_budgets(
       structure: its structure.
       params: its parameters.
       x: the batch whose latency is measured.
-      allowed: (cost, limit) pairs; a limit as `parse_limit` takes it.
+      wanted: (cost, limit) pairs; a limit as `parse_limit` takes it.
+      limits: which widths the groups may have.
       margin: the part of a latency budget, in [0, 1), that a search leaves free: what it finds is
         measured again before it is the answer, and times scatter.
       repeats: calls that one latency is the median of.
       known: {cost: {key: value}} measured before, which is added to.
 
     Raises:
-      UserError: the network has nothing to prune, a cost or a limit is impossible, or no mask meets
-        a limit; the smallest reachable value is named.
+      UserError: the network has nothing to prune, a cost or a budget is impossible, `limits`
+        contradict each other, or no mask within them meets a budget; the smallest reachable value
+        is named.
     """
     if not structure.groups:
         raise UserError(
@@ -330,18 +334,19 @@ def make_budgets(
         )
     if not 0 <= margin < 1:
         raise UserError(f"the margin {margin:g} is outside [0, 1)")
+    check_leaves_room(structure, limits)
     budgets = []
-    for cost, text in allowed:
+    for cost, text in wanted:
         name, function = find(cost)
         limit = text if isinstance(text, Limit) else parse_limit(name, text)
         if name in counting.NAMES:
-            budgets.append(_traced(structure, name, limit))
+            budgets.append(_traced(structure, name, limit, limits))
             continue
         if function is None:
             function = _latency(repeats)
         values = None if known is None else known.setdefault(name, {})
         meter = Meter(name, function, apply, structure, params, x, values, repeats)
-        budgets.append(_measured(structure, name, limit, meter, margin))
+        budgets.append(_measured(structure, name, limit, limits, meter, margin))
     names = [budget.name for budget in budgets]
     if len(set(names)) < len(names):
         raise UserError(f"each cost can have one budget; got {', '.join(names)}")
@@ -355,11 +360,23 @@ def _latency(repeats: int) -> CostFunction:
     return latency
 
 
-def _traced(structure: Structure, name: str, limit: Limit) -> Budget:
+def narrowest(structure: Structure, limits: Limits) -> np.ndarray:
+    """A flat mask of the least allowed widths, uint8 [N]: the first channels of each group."""
+    permitted = allowed(structure, limits)
+    return np.concatenate(
+        [
+            np.arange(size) < least
+            for size, least in zip(permitted.sizes, permitted.least, strict=True)
+        ]
+    ).astype(np.uint8)
+
+
+def _traced(structure: Structure, name: str, limit: Limit, limits: Limits) -> Budget:
     cost_of, dense = counting.get(name), counting.dense(structure, name)
     share = limit.value if limit.relative else limit.value / dense
-    least = counting.smallest(structure, name) / dense
-    _check_reachable(name, limit, share, least, dense)
+    smallest = structure.unflatten(narrowest(structure, limits))
+    least = counting.exact(structure, smallest, name) / dense
+    _check_reachable(name, limit, limits, share, least, dense)
 
     def traced(mask: Array) -> Array:
         return cost_of(structure, structure.unflatten(jnp.asarray(mask, jnp.float32))) / dense
@@ -367,22 +384,23 @@ def _traced(structure: Structure, name: str, limit: Limit) -> Budget:
     return Budget(name, dense, share, least, traced, None if limit.relative else limit.value)
 
 
-def _measured(structure: Structure, name: str, limit: Limit, meter: Meter, margin: float) -> Budget:
+def _measured(
+    structure: Structure, name: str, limit: Limit, limits: Limits, meter: Meter, margin: float
+) -> Budget:
     dense = meter(np.ones(structure.num_channels, np.uint8))
     if dense <= 0:
         raise UserError(f"the cost {name} of the dense network is {dense:g}; it must be above 0")
     share = limit.value if limit.relative else limit.value / dense
-    _, first = np.unique(structure.group_index, return_index=True)
-    smallest = np.zeros(structure.num_channels, np.uint8)
-    smallest[first] = 1
     target = share * (1 - margin) if name == "latency" else share
-    least = meter(smallest) / dense
-    _check_reachable(name, limit, target, least, dense)
+    least = meter(narrowest(structure, limits)) / dense
+    _check_reachable(name, limit, limits, target, least, dense)
     amount = None if limit.relative else limit.value
     return Budget(name, dense, share, least, None, amount, meter, target)
 
 
-def _check_reachable(name: str, limit: Limit, share: float, least: float, dense: float) -> None:
+def _check_reachable(
+    name: str, limit: Limit, limits: Limits, share: float, least: float, dense: float
+) -> None:
     if share >= least:
         return
     if limit.relative:
@@ -397,10 +415,10 @@ def _check_reachable(name: str, limit: Limit, share: float, least: float, dense:
     advice = f"give a budget of at least {at_least}"
     if limit.relative and least * limit.value > share:
         advice = f"no part of {name} can be a budget, since removing channels does not lower it"
-    raise UserError(
-        f"budget {wanted} cannot be reached: with one channel left in every group {remains}; "
-        f"{advice}"
-    )
+    limited = limits != NO_LIMITS
+    where = "at the least allowed widths" if limited else "with one channel left in every group"
+    advice += " or loosen the limits" * limited
+    raise UserError(f"budget {wanted} cannot be reached: {where} {remains}; {advice}")
 
 
 def _round_up(value: float) -> float:

@@ -1,5 +1,6 @@
 """What a user forbids: least and greatest widths of groups, multiples, equal widths."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -71,8 +72,8 @@ class Limits:
       min_size: the least number of channels kept in every group.
       round_to: kept widths are multiples of it. The full width of a group is always allowed,
         multiple or not; a group that holds no smaller multiple stays whole.
-      groups: {`fnmatch` pattern of group names: what is kept}. All patterns that match a group
-        hold for it, and `min_size` as well.
+      groups: {`fnmatch` pattern: what is kept of the groups whose name it matches, or the name of a
+        layer that produces them}. All patterns that match a group hold for it, and `min_size` too.
       equal: sets of patterns; the groups that match a pattern of the same set, all of one size,
         keep equal widths. Which of their channels these are is each group's own.
     """
@@ -97,6 +98,7 @@ class Limits:
                 f"equal is {self.equal!r}; it holds sets of patterns: "
                 f"equal=(('conv1', 'conv2'),) is one set of two"
             )
+        object.__setattr__(self, "equal", tuple(map(tuple, self.equal)))  # can be hashed
 
 
 NO_LIMITS = Limits()
@@ -113,6 +115,117 @@ class Choice(NamedTuple):
 
     groups: tuple[int, ...]
     widths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The widths that are allowed, group by group; hashable, so a static argument of jitted code.
+
+    Attributes:
+      sizes: the number of channels of each group.
+      widths: the widths that each group may have, from the greatest to the least.
+      leaders: for each group the first of the groups that have the same width as it, mostly itself.
+    """
+
+    sizes: tuple[int, ...]
+    widths: tuple[tuple[int, ...], ...]
+    leaders: tuple[int, ...]
+
+    @property
+    def sets(self) -> list[list[int]]:
+        """The groups that have equal widths, mostly one, in the order of their leaders."""
+        groups = range(len(self.sizes))
+        return [
+            [g for g in groups if self.leaders[g] == leader] for leader in sorted(set(self.leaders))
+        ]
+
+    @property
+    def greatest(self) -> np.ndarray:
+        """The greatest allowed width of each group, int32 [G]."""
+        return np.array([widths[0] for widths in self.widths], np.int32)
+
+    @property
+    def least(self) -> np.ndarray:
+        """The least allowed width of each group, int32 [G]."""
+        return np.array([widths[-1] for widths in self.widths], np.int32)
+
+    def nearest(self) -> np.ndarray:
+        """The allowed width nearest to each number of channels, the wider of two: int32 [G, W].
+
+        W is the size of the widest group plus 1; beyond a group's size it is its greatest width.
+        """
+        return self._table(lambda widths, wished: np.abs(widths - wished))
+
+    def at_most(self) -> np.ndarray:
+        """The greatest allowed width that is not above a number of channels: int32 [G, W].
+
+        The least allowed one where there is none.
+        """
+        return self._table(
+            lambda widths, wished: np.where(widths <= wished, wished - widths, wished + widths)
+        )
+
+    def _table(self, distance: Any) -> np.ndarray:
+        wished = np.arange(max(self.sizes) + 1)
+        return np.stack(
+            [
+                np.array(widths, np.int32)[
+                    distance(np.array(widths)[:, None], wished).argmin(axis=0)
+                ]
+                for widths in self.widths
+            ]
+        )
+
+    def holds(self, masks: Any) -> np.ndarray:
+        """Whether the networks of flat masks obey the limits: [..., N] -> bool [...]."""
+        kept = np.stack(
+            [
+                part.sum(-1)
+                for part in np.split(np.asarray(masks) > 0, np.cumsum(self.sizes)[:-1], -1)
+            ],
+            axis=-1,
+        )
+        fits = [np.isin(kept[..., g], widths) for g, widths in enumerate(self.widths)]
+        return np.all(fits, axis=0) & (kept == kept[..., list(self.leaders)]).all(-1)
+
+
+def any_width(sizes: Sequence[int]) -> Allowed:
+    """Groups of these sizes that keep one channel at least."""
+    return Allowed(
+        sizes=tuple(sizes),
+        widths=tuple(tuple(range(size, 0, -1)) for size in sizes),
+        leaders=tuple(range(len(sizes))),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def allowed(structure: Structure, limits: Limits = NO_LIMITS) -> Allowed:
+    """What `choices` finds, group by group.
+
+    Raises:
+      UserError: as `choices`.
+    """
+    found = {g: choice for choice in choices(structure, limits) for g in choice.groups}
+    groups = range(len(structure.groups))
+    return Allowed(
+        sizes=tuple(group.size for group in structure.groups),
+        widths=tuple(tuple(found[g].widths.tolist()) for g in groups),
+        leaders=tuple(found[g].groups[0] for g in groups),
+    )
+
+
+def check_leaves_room(structure: Structure, limits: Limits) -> None:
+    """Refuses limits that contradict each other, or with which nothing can be removed.
+
+    Raises:
+      UserError: they do.
+    """
+    permitted = allowed(structure, limits)
+    if permitted.widths == tuple((size,) for size in permitted.sizes):
+        raise UserError(
+            "the limits keep every group whole, so that nothing can be removed; lower min_size, "
+            f"round_to {limits.round_to} or `least`"
+        )
 
 
 def choices(structure: Structure, limits: Limits) -> tuple[Choice, ...]:
@@ -208,10 +321,19 @@ def _equal_groups(structure: Structure, limits: Limits) -> list[tuple[int, ...]]
 
 
 def _matching(structure: Structure, pattern: str) -> list[int]:
-    names = [group.name for group in structure.groups]
-    found = [g for g, name in enumerate(names) if name == pattern or fnmatchcase(name, pattern)]
+    """The groups whose name, or the name of a layer that produces them, a pattern matches."""
+    found = [
+        g
+        for g, group in enumerate(structure.groups)
+        if any(
+            name == pattern or fnmatchcase(name, pattern) for name in (group.name, *group.layers)
+        )
+    ]
     if not found:
-        raise UserError(f"limits: '{pattern}' matches no group; the groups are {', '.join(names)}")
+        names = ", ".join(group.name for group in structure.groups)
+        raise UserError(
+            f"limits: '{pattern}' matches no group and no layer of one; the groups are {names}"
+        )
     return found
 
 

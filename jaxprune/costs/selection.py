@@ -1,14 +1,14 @@
 """From scores to masks: the least removal that meets a budget within a user's limits."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.costs import counting, within_groups
-from jaxprune.costs.limits import NO_LIMITS, Choice, Limits, choices
+from jaxprune.costs import counting, removals, within_groups
+from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
 from jaxprune.dependency import Masks, Structure
 from jaxprune.dependency.groups import check_structure
 from jaxprune.errors import UserError
@@ -58,8 +58,8 @@ def select(
         smallest that is not) or met without any removal, or an argument is not of its kind.
       TypeError: the structure is none.
     """
-    allowed = check_request(structure, cost, budget, limits, scope)
-    plan = _plan(structure, checked(structure, scores), allowed, scope)
+    check_request(structure, cost, budget, limits, scope)
+    plan = _plan(structure, checked(structure, scores), limits, scope)
     relative_cost = _relative_cost(structure, cost)
     name = cost if isinstance(cost, str) else "cost"
 
@@ -85,8 +85,8 @@ def select(
 
 def check_request(
     structure: Structure, cost: Cost, budget: float, limits: Limits, scope: str
-) -> tuple[Choice, ...]:
-    """What the limits allow, once every argument of `select` but the scores is known to be good.
+) -> None:
+    """Refuses arguments of `select`, all but the scores, that are not good.
 
     Raises:
       UserError: one is not.
@@ -108,66 +108,26 @@ def check_request(
         raise UserError(f"budget {budget:g} is outside (0, 1]; it is the fraction of cost to keep")
     if scope not in SCOPES:
         raise UserError(f"unknown scope {scope!r}; the scopes are: {', '.join(SCOPES)}")
-    allowed = choices(structure, limits)
-    whole = [structure.groups[choice.groups[0]].size for choice in allowed]
-    if all(choice.widths.tolist() == [size] for choice, size in zip(allowed, whole, strict=True)):
-        raise UserError(
-            "the limits keep every group whole, so that nothing can be removed; lower min_size, "
-            f"round_to {limits.round_to} or `least`"
-        )
-    return allowed
+    check_leaves_room(structure, limits)
 
 
 class _Plan(NamedTuple):
-    """When each channel goes.
-
-    Attributes:
-      turn: int [num_channels]: 0 if the limits forbid to keep it, n if the n-th removal takes it,
-        `removals` + 1 if it always stays.
-      removals: how many removals there are.
-    """
+    """When each channel goes, int [num_channels] as `removals.turns` gives it, of R removals."""
 
     turn: np.ndarray
     removals: int
 
 
-def _plan(structure: Structure, scores: Any, allowed: Sequence[Choice], scope: str) -> _Plan:
-    sizes = tuple(group.size for group in structure.groups)
-    rank = np.asarray(within_groups.rank(sizes, scores))
+def _plan(structure: Structure, scores: Any, limits: Limits, scope: str) -> _Plan:
+    permitted = allowed(structure, limits)
+    rank = np.asarray(within_groups.rank(permitted.sizes, scores))
     worth = {
-        "global": within_groups.relative(sizes, scores),
-        "uniform": (rank + 0.5) / within_groups.size(sizes),
+        "global": within_groups.relative(permitted.sizes, scores),
+        "uniform": (rank + 0.5) / within_groups.size(permitted.sizes),
         "raw": scores,
     }[scope]
-
-    stage = np.zeros(len(rank), np.int64)  # of each channel: how many allowed widths hold it
-    stages = np.zeros(len(sizes), np.int64)  # of each group: how many widths are allowed
-    first = np.zeros(len(sizes), np.int64)  # of each group: the number of its first unit
-    ends = np.cumsum(sizes)
-    num_units = 0
-    for choice in allowed:
-        for g in choice.groups:
-            inside = slice(ends[g] - sizes[g], ends[g])
-            stage[inside] = np.searchsorted(sizes[g] - choice.widths, rank[inside], side="right")
-            stages[g], first[g] = len(choice.widths), num_units
-        num_units += len(choice.widths) - 1
-
-    group = structure.group_index
-    goes = (stage > 0) & (stage < stages[group])
-    unit = first[group] + stage - 1
-    # In float64 the means of float32 scores never turn round the order within a group.
-    total = np.bincount(unit[goes], np.asarray(worth)[goes], num_units)
-    mean = total / np.bincount(unit[goes], minlength=num_units)
-    turn = np.where(stage == 0, 0, num_units + 1)
-    turn[goes] = 1 + _positions(mean)[unit[goes]]
-    return _Plan(turn, num_units)
-
-
-def _positions(values: np.ndarray) -> np.ndarray:
-    """The position of each value in ascending order, ties by index."""
-    positions = np.empty(len(values), np.int64)
-    positions[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return positions
+    turn = removals.turns(permitted, rank, np.asarray(worth, np.float32))
+    return _Plan(turn, removals.removals(permitted).total)
 
 
 def _masks(structure: Structure, plan: _Plan, count: int) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxprune import importance
 from jaxprune.costs.budgets import Budget, CostFunction, make_budgets
+from jaxprune.costs.limits import NO_LIMITS, Allowed, Limits, allowed
 from jaxprune.dependency import Structure, masked
 from jaxprune.errors import UserError
 from jaxprune.scoring import devices, own_widths
@@ -81,7 +82,8 @@ class Host(NamedTuple):
 class Problem(NamedTuple):
     """A pruning problem over flat masks of N channels, 1 = keep, 0 = remove.
 
-    No search ever sees the test split.
+    Every network that a search scores has widths that `widths` allows. No search ever sees the test
+    split.
 
     Attributes:
       structure: the network's channels.
@@ -100,6 +102,7 @@ class Problem(NamedTuple):
       host: what a search should score its candidates with where it can leave compiled code; None
         where that does not pay.
       mesh: the devices that candidates are divided among; None: one.
+      widths: which widths the groups may have (what the budgets allow is `limits`).
     """
 
     structure: Structure
@@ -113,6 +116,12 @@ class Problem(NamedTuple):
     evaluate_steps: Callable[[Array], Scores] | None = None
     host: Host | None = None
     mesh: Mesh | None = None
+    widths: Limits = NO_LIMITS
+
+    @property
+    def allowed(self) -> Allowed:
+        """The widths that the groups may have, one by one."""
+        return allowed(self.structure, self.widths)
 
     @property
     def traceable(self) -> bool:
@@ -136,6 +145,7 @@ def make_problem(
     *,
     cost: str | CostFunction | Sequence[str | CostFunction] = "macs",
     budget: float | str | Sequence[float | str] = 0.5,
+    limits: Limits = NO_LIMITS,
     chunk: int | None = None,
     host: bool | None = None,
     mesh: Mesh | None = None,
@@ -150,19 +160,20 @@ def make_problem(
       validation: (x, y), held out of the training split; decides between candidates.
       cost: one of `budgets.NAMES`, or a function of the compact network; or several of them.
       budget: what is allowed of each cost, as `budgets.parse_limit` takes it.
+      limits: which widths the groups may have; every network that a search scores obeys them.
       chunk: how many candidates are evaluated at once, see `evaluate`.
       host: whether searches score candidates from the host, each at its own widths
         (`scoring.own_widths`); by default on one CPU if the network and its batch are large enough.
       mesh: the devices that candidates are divided among (`devices.make_mesh`); None: one.
 
     Raises:
-      UserError: a budget is impossible or below what can be reached, a cost is unknown, or the
-        network has nothing to prune.
+      UserError: a budget is impossible or below what can be reached within the limits, these
+        contradict each other, a cost is unknown, or the network has nothing to prune.
     """
     names = [cost] if isinstance(cost, str) or callable(cost) else list(cost)
-    limits = [budget] if isinstance(budget, float | int | str) else list(budget)
-    if len(names) != len(limits):
-        raise UserError(f"{len(names)} costs need as many budgets, got {len(limits)}")
+    amounts = [budget] if isinstance(budget, float | int | str) else list(budget)
+    if len(names) != len(amounts):
+        raise UserError(f"{len(names)} costs need as many budgets, got {len(amounts)}")
     scores = importance.l1(structure, params)
     return assemble(
         structure,
@@ -171,12 +182,18 @@ def make_problem(
         train,
         validation,
         budgets=make_budgets(
-            apply, structure, params, train[0][:1], list(zip(names, limits, strict=True))
+            apply,
+            structure,
+            params,
+            train[0][:1],
+            list(zip(names, amounts, strict=True)),
+            limits=limits,
         ),
         scores=scores,
         chunk=chunk,
         host=on_host(apply, structure, params, train, validation, scores, wanted=host, mesh=mesh),
         mesh=mesh,
+        limits=limits,
     )
 
 
@@ -193,6 +210,7 @@ def assemble(
     chunk: int | None = None,
     host: Host | None = None,
     mesh: Mesh | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Problem:
     """A problem from its parts; `make_problem` says what they are.
 
@@ -225,6 +243,7 @@ def assemble(
         evaluate_steps=steps,
         host=host,
         mesh=mesh,
+        widths=limits,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxprune import Kept, Limits, UserError, trace
-from jaxprune.costs.limits import choices
+from jaxprune.costs.limits import Allowed, allowed, any_width, choices
 
 
 def structure_of(**sizes):
@@ -80,7 +80,10 @@ def test_equal_groups_share_their_widths():
     ("limits", "message"),
     [
         (Limits(min_size=7), "min_size 7 is above the 6 channels of group 'conv2'; choose at most"),
-        (Limits(groups={"conv3": Kept()}), "'conv3' matches no group; the groups are conv1, conv2"),
+        (
+            Limits(groups={"conv3": Kept()}),
+            "'conv3' matches no group .* the groups are conv1, conv2",
+        ),
         (Limits(groups={"fc1": Kept(least=11)}), "at least 11 channels of group 'fc1', which has"),
         (
             Limits(min_size=3, groups={"fc1": Kept(most=2)}),
@@ -129,3 +132,55 @@ def test_values_of_another_kind(make, message):
 
 def test_numpy_counts_are_counts():
     assert Kept(least=np.int64(3)).bounds(5) == (3, 5)
+
+
+def test_patterns_match_layers_too():
+    """Of two layers that are added, the group has the name of the first."""
+    params = {name: jnp.ones((4, 4)) for name in ("stem", "left", "right", "out")}
+
+    def apply(params, x):
+        x = x @ params["stem"]
+        return (x @ params["left"] + x @ params["right"]) @ params["out"]
+
+    structure = trace(apply, params, jnp.ones((1, 4)))
+    assert [group.name for group in structure.groups] == ["stem", "left"]
+    limits = Limits(groups={"rig*": Kept(least=1.0)})
+    assert widths(limits, structure) == {(0,): [4, 3, 2, 1], (1,): [4]}
+
+
+def test_allowed_widths_group_by_group():
+    limits = Limits(round_to=4, groups={"fc1": Kept(most=9)}, equal=[["conv1", "fc1"]])
+    found = allowed(STRUCTURE, limits)
+    assert found == Allowed((10, 6, 10), ((8, 4), (6, 4), (8, 4)), (0, 1, 0))
+    assert found is allowed(STRUCTURE, limits)
+    assert hash(found) == hash(allowed(STRUCTURE, limits))
+    assert found.sets == [[0, 2], [1]]
+    assert allowed(STRUCTURE) == any_width((10, 6, 10))
+    np.testing.assert_array_equal(found.greatest, [8, 6, 8])
+    np.testing.assert_array_equal(found.least, [4, 4, 4])
+
+
+def test_the_nearest_allowed_width_and_the_next_below():
+    found = Allowed((10, 6), ((8, 4), (6, 5, 1)), (0, 1))
+    # Of two that are as near the wider: 6 is as far from 8 as from 4, 3 as far from 5 as from 1.
+    np.testing.assert_array_equal(
+        found.nearest(), [[4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8], [1, 1, 1, 5, 5, 5, 6, 6, 6, 6, 6]]
+    )
+    np.testing.assert_array_equal(
+        found.at_most(), [[4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8], [1, 1, 1, 1, 1, 5, 6, 6, 6, 6, 6]]
+    )
+
+
+def test_which_masks_obey():
+    found = Allowed((3, 2, 3), ((3, 1), (2,), (3, 1)), (0, 1, 0))
+    masks = np.array(
+        [
+            [1, 1, 1, 1, 1, 1, 1, 1],
+            [0, 1, 0, 1, 1, 0, 0, 1],
+            [0, 1, 0, 1, 1, 1, 1, 1],  # the first and the last group differ
+            [0, 1, 1, 1, 1, 0, 1, 1],  # two of three
+            [1, 1, 1, 1, 0, 1, 1, 1],  # the second group is not whole
+        ]
+    )
+    np.testing.assert_array_equal(found.holds(masks), [True, True, False, False, False])
+    assert found.holds(masks[0])

@@ -93,14 +93,21 @@ def _end(text: str) -> int:
 
 
 def _plan(job: Any) -> str:
+    from jaxprune.commands.config import limits
+    from jaxprune.commands.run import forecast
+    from jaxprune.costs.outlook import outlook
+
     config, structure = job.config, job.structure
+    known = not any(budget.meter for budget in job.budgets)
+    rows = outlook(structure, job.budgets, limits(config), uniform=known)
     return "\n".join(
         [
             f"{config.model} for {config.dataset}:",
             "",
             str(structure),
             "",
-            *map(_reach, job.budgets),
+            f"budget: {' and '.join(map(str, job.budgets))}",
+            forecast.text(rows),
             "",
             "settings:",
             arguments.table(config, job.search),
@@ -108,13 +115,6 @@ def _plan(job: Any) -> str:
             "--dry-run: no run was begun",
         ]
     )
-
-
-def _reach(budget: Any) -> str:
-    return (
-        f"budget: {budget}; the dense network has {budget.dense:,.10g} {budget.unit}, and the "
-        f"smallest budget is {budget.least:.4g} of it"
-    ).replace("  ", " ")
 
 
 def _summary(result: dict[str, Any]) -> str:

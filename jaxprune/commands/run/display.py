@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 
 SECONDS_BETWEEN_LINES = 5.0
 """A log is not flooded: of fast steps only some get a line."""
@@ -38,6 +38,9 @@ class Display(Protocol):
 
     def say(self, line: str) -> None:
         """One line that stays."""
+
+    def show(self, table: Table) -> None:
+        """A table that stays."""
 
 
 @contextmanager
@@ -85,6 +88,8 @@ class _NoDisplay:
 
     def say(self, line: str) -> None: ...
 
+    def show(self, table: Table) -> None: ...
+
 
 class _PlainDisplay:
     """Short lines for logs and pipes."""
@@ -112,6 +117,9 @@ class _PlainDisplay:
     def say(self, line: str) -> None:
         print(f"[{time.monotonic() - self._start:6.1f} s] {line}", flush=True)
 
+    def show(self, table: Table) -> None:
+        Console(width=100).print(table)
+
 
 class _LiveDisplay:
     """A line with a bar for each phase."""
@@ -133,3 +141,6 @@ class _LiveDisplay:
 
     def say(self, line: str) -> None:
         self._progress.console.print(line)
+
+    def show(self, table: Table) -> None:
+        self._progress.console.print(table)

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxprune import costs, importance, training
-from jaxprune.commands.config import RunConfig, device
+from jaxprune.commands.config import RunConfig, device, limits
 from jaxprune.costs.budgets import Budget, make_budgets
 from jaxprune.dependency import Masks, Structure, masked, trace
 from jaxprune.importance.compensation import compensate
@@ -78,8 +78,8 @@ def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
         method: The method's module.
 
     Raises:
-        UserError: The data are missing or damaged, the model does not fit the images, or the budget
-            cannot be reached.
+        UserError: The data are missing or damaged, the model does not fit the images, the limits on
+            widths contradict each other, or the budget cannot be reached within them.
     """
     mesh = devices.make_mesh(config.devices)
     dataset = data.load(config.dataset, config.data_dir, cache_dir=config.cache_dir)
@@ -118,6 +118,7 @@ def _budgets(
         variables,
         x,
         list(zip(config.cost, config.budget, strict=True)),
+        limits=limits(config),
         margin=config.latency_margin,
         known=known,
     )
@@ -146,6 +147,7 @@ def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Proble
         scores=scores,
         host=on_host(scored, job.structure, variables, train, validation, scores, mesh=job.mesh),
         mesh=job.mesh,
+        limits=limits(job.config),
     )
 
 

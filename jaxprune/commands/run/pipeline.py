@@ -8,7 +8,7 @@ keys, and comes to the same end.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,12 +16,14 @@ import jax
 import numpy as np
 
 from jaxprune import costs, importance, training
-from jaxprune.commands.config import BASELINES
+from jaxprune.commands.config import BASELINES, limits
 from jaxprune.commands.report import architecture, contents, write_report
-from jaxprune.commands.run import finalists, measuring
+from jaxprune.commands.run import finalists, forecast, measuring
 from jaxprune.commands.run.display import Display
 from jaxprune.commands.run.job import Job, compensated, latency_input, pose
 from jaxprune.commands.run.metadata import describe
+from jaxprune.costs.budgets import Budget
+from jaxprune.costs.outlook import Outlook, outlook
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.files.run_folder import REPORT, RESULT, RunFolder, write_json
 from jaxprune.networks import export
@@ -53,10 +55,14 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     Raises:
         RuntimeError: A compact network differs from its masked one: a bug, nothing is reported.
     """
+    measured_only = any(budget.meter for budget in job.budgets)
+    possible = [] if measured_only else _outlook(job, job.budgets, folder, display)
     with folder.timed("pretrain"):
         variables = _pretrain(job, folder, display)
     known = folder.load_json("known_costs") if folder.has("known_costs") else {}
     problem = pose(job, variables, known)
+    if measured_only:
+        possible = _outlook(job, problem.budgets, folder, display)
     with folder.timed("search"):
         answer = _search(job, problem, folder, display)
     archive = Archive(**answer["archive"])
@@ -93,6 +99,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
             trained,
             answer,
             budgets,
+            possible,
             differences,
             folder,
             display,
@@ -113,6 +120,18 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     write_json(folder.path / RESULT, result)
     display.end(f"{folder.path / 'report.html'}")
     return result
+
+
+def _outlook(
+    job: Job, budgets: Sequence[Budget], folder: RunFolder, display: Display
+) -> list[dict[str, Any]]:
+    """What each cost can come to, shown before the search, as result.json has it."""
+    if not folder.has("outlook"):
+        rows = outlook(job.structure, budgets, limits(job.config))
+        folder.save_json("outlook", [row._asdict() for row in rows])
+    kept = folder.load_json("outlook")
+    display.show(forecast.table([Outlook(**row) for row in kept]))
+    return kept
 
 
 def _pretrain(job: Job, folder: RunFolder, display: Display) -> Any:
@@ -169,6 +188,8 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         kept = folder.load("search", like={"state": first, "seconds": 0.0})
         state, seconds = kept["state"], float(kept["seconds"])
     clock, seldom = _Clock(seconds), _Seldom()
+    longest = getattr(job.search, "seconds", None)
+    pace = forecast.Pace(_planned(job.search), longest, clock.seconds, display.say)
     since: list[float] = []  # seconds after which there were results; most compiles come first
 
     def keep(state: Any) -> None:
@@ -184,6 +205,7 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
             keep(state)
             folder.save_json("known_costs", measuring.known_costs(problem))
         done = metrics["candidates"] if hasattr(job.search, "candidates") else metrics["iteration"]
+        pace.round(done, metrics["iteration"])
         display.step(
             done,
             f"{_so_far(metrics['best_accuracy'])}, "
@@ -200,6 +222,8 @@ def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> 
         "episodes": np.int64(found.episodes),
         "seconds": np.float64(clock.seconds()),
     }
+    if pace.estimate is not None:
+        answer["forecast"] = np.float64(pace.estimate)
     if found.variables is not None:
         answer["variables"] = found.variables
     folder.save("answer", answer)
@@ -428,6 +452,7 @@ def _evaluate(
     trained: dict[str, Any],
     answer: dict[str, Any],
     budgets: list[dict[str, Any]],
+    possible: list[dict[str, Any]],
     differences: dict[str, float],
     folder: RunFolder,
     display: Display,
@@ -481,11 +506,13 @@ def _evaluate(
         "budget": budgets[0]["limit"],
         "budgets": budgets,
         "feasible": all(budget["met"] for budget in budgets),
+        "outlook": possible,
         "dense": rows["dense"],
         "pruned": rows["pruned"],
         "baselines": {name: rows[name] for name in BASELINES if name in rows},
         "search": {
             "seconds": float(answer["seconds"]),
+            "forecast": {"seconds": float(answer["forecast"])} if "forecast" in answer else None,
             "candidates": len(answer["archive"]["cost"]),
             "episodes": int(answer["episodes"]),
             "semifinalists": config.semifinalists,

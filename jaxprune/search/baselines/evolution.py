@@ -186,7 +186,7 @@ def search(
         The best candidate and all of them in the archive.
 
     Raises:
-        ValueError: the budget cannot be met even with one channel in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     state = rounds.play(
         functools.partial(update, config, problem),

@@ -28,9 +28,9 @@ __all__ = [
 def uniform_l1(problem: Problem) -> Array:
     """Removes the same fraction of every group, the least important filters first.
 
-    Each group's part is rounded to the nearest filter; at least one stays. The least removal that
-    meets the budget is taken: of the groups whose part would be rounded up at the same fraction,
-    only as many lose a filter as are needed.
+    Each group's part is rounded to the nearest filter, or to an allowed width; at least one stays.
+    The least removal that meets the budget is taken: of the groups whose part would be rounded up
+    at the same fraction, only as many lose a filter as are needed.
 
     Args:
         problem: the pruning problem.
@@ -39,11 +39,11 @@ def uniform_l1(problem: Problem) -> Array:
         The mask, uint8 `[N]`, 1 = kept.
 
     Raises:
-        ValueError: the budget cannot be met even with one filter in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
-    rules = filterwise.rules(problem)
-    rank = within_groups.rank(rules.sizes, problem.importance)
-    return least_removal(problem, (rank + 0.5) / within_groups.size(rules.sizes))
+    sizes = problem.allowed.sizes
+    rank = within_groups.rank(sizes, problem.importance)
+    return least_removal(problem, (rank + 0.5) / within_groups.size(sizes))
 
 
 def global_l1(problem: Problem) -> Array:
@@ -59,10 +59,10 @@ def global_l1(problem: Problem) -> Array:
         The mask, uint8 `[N]`, 1 = kept.
 
     Raises:
-        ValueError: the budget cannot be met even with one filter in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
-    rules = filterwise.rules(problem)
-    return least_removal(problem, relative_importance(rules, problem.importance))
+    sizes = problem.allowed.sizes
+    return least_removal(problem, within_groups.relative(sizes, problem.importance))
 
 
 def relative_importance(rules: filterwise.Rules, importance: Array) -> Array:

@@ -14,7 +14,6 @@ from jax import Array
 from jaxprune.search.baselines import proposals
 from jaxprune.search.baselines.proposals import State
 from jaxprune.search.baselines.removal import least_removal
-from jaxprune.search.envs import filterwise
 from jaxprune.search.problem import Problem
 from jaxprune.search.ranges import AT_LEAST_ONE, require
 
@@ -25,7 +24,8 @@ def random_mask(problem: Problem, key: Array) -> Array:
     """Removes filters of the whole network in random order, until the budget is just met.
 
     All orders are equally likely, but for the one filter of each group that always stays, which is
-    the last of its group in the order.
+    the last of its group in the order. Filters that the limits let go only together go by the mean
+    of their places in the order.
 
     Args:
         problem: the pruning problem.
@@ -35,10 +35,9 @@ def random_mask(problem: Problem, key: Array) -> Array:
         The mask, uint8 `[N]`, 1 = kept; one filter fewer removed in this order breaks the budget.
 
     Raises:
-        ValueError: the budget cannot be met even with one filter in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
-    rules = filterwise.rules(problem)
-    order = jax.random.permutation(key, rules.num_filters)
+    order = jax.random.permutation(key, problem.structure.num_channels)
     return least_removal(problem, order.astype(jnp.float32))
 
 

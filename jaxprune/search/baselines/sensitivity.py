@@ -104,7 +104,7 @@ def answers(problem: Problem, space: Space, measured: Curves, base: np.ndarray) 
         Masks, uint8 `[1 + 2 len(REACHES), N]`, within the budget. Some may be equal.
 
     Raises:
-        ValueError: the budget cannot be met even with one channel in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     heights = [np.maximum.accumulate(loss)[1:] for loss in measured.losses]
     slopes = [
@@ -188,7 +188,7 @@ def search(
         The best candidate and all of them in the archive.
 
     Raises:
-        ValueError: the budget cannot be met even with one channel in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     state = rounds.play(
         functools.partial(update, config, problem),

@@ -308,7 +308,7 @@ def search(
 
     Raises:
         UserError: the problem has no data to train with, or its cost must be measured.
-        ValueError: the budget cannot be met even with one filter in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     state = rounds.play(
         functools.partial(update, method, config, problem),

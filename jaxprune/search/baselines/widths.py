@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.costs import within_groups
-from jaxprune.costs.limits import NO_LIMITS, Choice, Limits, choices
+from jaxprune.costs.limits import Choice, choices
 from jaxprune.search.baselines import candidates
 from jaxprune.search.baselines.removal import least_removal
-from jaxprune.search.envs import filterwise
 from jaxprune.search.problem import Problem
 
 
@@ -43,16 +42,16 @@ class Space(NamedTuple):
         return np.array([choice.widths[-1] for choice in self.choices])
 
 
-def space(problem: Problem, limits: Limits = NO_LIMITS) -> Space:
+def space(problem: Problem) -> Space:
     """The widths that a problem's groups may have."""
-    rules = filterwise.rules(problem)
-    allowed = choices(problem.structure, limits)
-    of_group = {g: c for c, choice in enumerate(allowed) for g in choice.groups}
+    sizes = problem.allowed.sizes
+    options = choices(problem.structure, problem.widths)
+    of_group = {g: c for c, choice in enumerate(options) for g in choice.groups}
     return Space(
-        rules.sizes,
-        allowed,
-        np.asarray(within_groups.rank(rules.sizes, problem.importance)),
-        np.array([of_group[g] for g in range(len(rules.sizes))])[rules.group_index],
+        sizes,
+        options,
+        np.asarray(within_groups.rank(sizes, problem.importance)),
+        np.array([of_group[g] for g in range(len(sizes))])[within_groups.index(sizes)],
     )
 
 
@@ -84,7 +83,7 @@ def in_proportion(problem: Problem, space: Space, parts: np.ndarray) -> np.ndarr
         The mask, uint8 `[N]`.
 
     Raises:
-        ValueError: the budget cannot be met even with one channel in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     size = within_groups.size(space.sizes)
     place = (size - 0.5 - space.rank) / size  # 0 = most important, 1 = least
@@ -107,7 +106,7 @@ def in_order(problem: Problem, space: Space, score: np.ndarray) -> np.ndarray:
         The mask, uint8 `[N]`.
 
     Raises:
-        ValueError: the budget cannot be met even with one channel in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     turn = np.empty(len(score), np.float32)
     turn[np.argsort(score, kind="stable")] = np.arange(len(score))

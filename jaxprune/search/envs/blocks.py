@@ -1,19 +1,25 @@
 """Blocks of filters that are removed together, so that games need not grow with the network.
 
-The filters of a group are put in the order of their importance. The most important one stays; the
-others form blocks from the least important upwards, of equal size but for the last.
+The filters of a group are put in the order of their importance, and go by removals: of one filter,
+or from one allowed width to the next where the widths are limited. The removals of a group form
+blocks, of equal size but for the last. A last block holds what always stays. Groups that must have
+equal widths are one here: their removals take filters of all of them.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune.costs import within_groups
+from jaxprune.costs.limits import Allowed
+from jaxprune.costs.removals import removals
+
 DECISIONS = 64
-"""About how many removals a game should take at most, from the dense network to the budget."""
+"""About how many decisions a game should take at most, from the dense network to the budget."""
 
 LARGEST = 255
-"""Filters of a block: what is left of one is counted in a byte."""
+"""Removals of a block: what is left of one is counted in a byte."""
 
 _STEPS = 256
 """Sizes that are tried: this many parts of a group."""
@@ -24,54 +30,62 @@ class Blocks(NamedTuple):
 
     Attributes:
         sizes: number of blocks of each group.
-        filters: number of filters of each block, `[U]`.
+        removals: number of removals of each block, `[U]`; 1 for what always stays.
         block: the block of each filter, `[N]`.
-        place: each filter's place in its block, `[N]`; 0 is the most important.
+        place: of each filter, how many removals of its block come after the one that takes it,
+            `[N]`: it is there while more of them are left. `LARGEST` for one that never is.
     """
 
     sizes: tuple[int, ...]
-    filters: tuple[int, ...]
+    removals: tuple[int, ...]
     block: tuple[int, ...]
     place: tuple[int, ...]
 
 
-def partition(sizes: Sequence[int], importance: np.ndarray, filters: Sequence[int]) -> Blocks:
-    """The blocks of so many filters in each group.
+def partition(allowed: Allowed, importance: Any, at_once: Sequence[int]) -> Blocks:
+    """The blocks of so many removals in each group.
 
     Args:
-        sizes: number of filters of each group.
+        allowed: the widths that the groups of filters may have.
         importance: `[N]`; equal filters go by their index.
-        filters: filters of a block, for each group.
+        at_once: removals of a block, for each of `allowed.sets`.
     """
-    block, place = np.zeros(sum(sizes), int), np.zeros(sum(sizes), int)
-    counts: list[list[int]] = []
-    first, blocks = 0, 0
-    for size, wanted in zip(sizes, filters, strict=True):
-        order = first + np.argsort(importance[first : first + size], kind="stable")
-        parts = [order[i : min(i + wanted, size - 1)] for i in range(0, size - 1, wanted)]
-        parts.append(order[-1:])
-        for number, part in enumerate(parts):
-            block[part] = blocks + number
-            place[part] = np.arange(len(part))[::-1]
-        counts.append([len(part) for part in parts])
-        first, blocks = first + size, blocks + len(parts)
+    block, place, last = [], [], np.zeros(len(allowed.sizes), int)
+    sizes: list[int] = []
+    counts: list[int] = []
+    for groups, wanted in zip(allowed.sets, at_once, strict=True):
+        steps = np.arange(len(allowed.widths[groups[0]]) - 1)
+        lengths = np.bincount(steps // wanted)
+        block.append(len(counts) + steps // wanted)
+        place.append(lengths[steps // wanted] - 1 - steps % wanted)
+        last[groups] = len(counts) + len(lengths)
+        sizes.append(len(lengths) + 1)
+        counts += [*lengths.tolist(), 1]
+    group, first = within_groups.index(allowed.sizes), np.cumsum(allowed.sizes) - allowed.sizes
+    taken_by = removals(allowed).of_place[
+        first[group] + np.asarray(within_groups.rank(allowed.sizes, importance))
+    ]
+    stays, never = taken_by == removals(allowed).total, taken_by < 0
+    number = np.where(stays | never, 0, taken_by)
+    blocks = np.where(stays | never, last[group], np.append(np.concatenate(block), 0)[number])
+    places = np.where(stays, 0, np.append(np.concatenate(place), 0)[number])
     return Blocks(
-        sizes=tuple(map(len, counts)),
-        filters=tuple(count for group in counts for count in group),
-        block=tuple(block.tolist()),
-        place=tuple(place.tolist()),
+        sizes=tuple(sizes),
+        removals=tuple(counts),
+        block=tuple(blocks.tolist()),
+        place=tuple(np.where(never, LARGEST, places).tolist()),
     )
 
 
 def chosen(block: int | str, sizes: Sequence[int], removed: Sequence[int]) -> list[int] | None:
-    """How many filters a block of each group has; None where every filter is on its own.
+    """How many removals a block of each group has; None where every filter is on its own.
 
     Args:
         block: so many in all groups; "auto": the same part of each group, the least with which a
-            game that removes `removed` takes at most `DECISIONS` removals, or about as many where
+            game that removes `removed` takes at most `DECISIONS` decisions, or about as many where
             there are more groups than that.
-        sizes: number of filters of each group.
-        removed: how many filters of each group a typical game removes.
+        sizes: number of widths that each group may have: of filters, without limits.
+        removed: how many removals a typical game makes in each group.
     """
     if block == 1:
         return None

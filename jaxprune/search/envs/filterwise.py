@@ -12,9 +12,9 @@ never removed (a network with an empty layer computes nothing), and a game also 
 legal is left, even above the budget.
 
 With `blocks`, which the supplement does not have, an action removes the next few filters of a group
-in the order of their importance, and the state says how many filters each block still has. Only the
-least important block of a group may go. The removal that meets the budget leaves as many of its
-filters, the most important ones, as the budget allows.
+in the order of their importance, and the state says how many removals each block has still to come.
+Only the least important block of a group may go. The action that meets the budget leaves as many
+filters of its block, the most important ones, as the budget and the limits on widths allow.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Rules:
         cost: mask of the filters -> relative cost `[]`, 1 for the dense network.
         budget: the game ends when the cost is at most this.
         sizes: number of filters of each group, or of its blocks; they are ordered group by group.
-        blocks: what filters each block has; None: every filter is on its own.
+        blocks: what filters each block has; None: every filter is on its own, whatever the limits.
     """
 
     cost: Callable[[Array], Array]
@@ -123,7 +123,7 @@ def reset(rules: Rules) -> Array:
     """The first state: the dense network, uint8 `[N]`."""
     if rules.blocks is None:
         return jnp.ones(rules.num_filters, jnp.uint8)
-    return jnp.asarray(rules.blocks.filters, jnp.uint8)
+    return jnp.asarray(rules.blocks.removals, jnp.uint8)
 
 
 def step(rules: Rules, mask: Array, action: Array) -> Step:
@@ -149,15 +149,15 @@ def step(rules: Rules, mask: Array, action: Array) -> Step:
 
 
 def _allowed(rules: Rules, mask: Array, action: Array) -> Array:
-    """How many filters of a block that was removed the budget allows, uint8 `[]`.
+    """How many removals of a block the budget lets one undo, uint8 `[]`.
 
     None where the budget is not met without it. The cost must not fall when a filter returns.
     """
     assert rules.blocks is not None
-    sizes = np.asarray(rules.blocks.filters)
+    sizes = np.asarray(rules.blocks.removals)
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds  # `low` filters are allowed, `high + 1` are too many
+        low, high = bounds  # `low` are allowed, `high + 1` are too many
         middle = (low + high + 1) // 2
         fits = feasible(rules, mask.at[action].set(middle.astype(mask.dtype)))
         return jnp.where(fits, middle, low), jnp.where(fits, high, middle - 1)

@@ -18,6 +18,10 @@ prunable groups take part, dense layers too, not convolutions alone; and the las
 always stays (in the fine strategy the one with the largest number), since a network with an empty
 layer computes nothing. The soft numbers multiply what a channel hands on, not its weights, which
 BatchNorm would undo.
+
+Where the widths are limited, what an action says is rounded to the nearest allowed width. Groups of
+equal widths are decided together, by the action on the first of them; those on the others change
+nothing. A group that must stay whole is not multiplied by soft numbers either.
 """
 
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.costs import within_groups
+from jaxprune.costs.limits import Allowed, any_width
 from jaxprune.dependency import Structure
 
 Strategy = Literal["coarse", "fine"]
@@ -41,14 +46,19 @@ class Rules:
     """What defines the environment. Hashable, so that it can be a static argument.
 
     Attributes:
-        sizes: channels of each group, in the order of the steps; channels lie group by group.
+        allowed: the widths that each group may have; groups are in the order of the steps.
         observations: for each group the six numbers of `OBSERVATION`.
         strategy: what an action says.
     """
 
-    sizes: tuple[int, ...]
+    allowed: Allowed
     observations: tuple[tuple[float, ...], ...]
     strategy: Strategy
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Channels of each group; they lie group by group."""
+        return self.allowed.sizes
 
     @property
     def num_steps(self) -> int:
@@ -84,8 +94,15 @@ class Step(NamedTuple):
     done: Array
 
 
-def rules(structure: Structure, strategy: Strategy = "coarse") -> Rules:
+def rules(
+    structure: Structure, strategy: Strategy = "coarse", allowed: Allowed | None = None
+) -> Rules:
     """The rules for a network.
+
+    Args:
+        structure: its groups.
+        strategy: what an action says.
+        allowed: the widths that the groups may have; None: any.
 
     Raises:
         ValueError: the strategy is unknown.
@@ -93,7 +110,7 @@ def rules(structure: Structure, strategy: Strategy = "coarse") -> Rules:
     if strategy not in ("coarse", "fine"):
         raise ValueError(f"unknown strategy {strategy!r}; it is coarse or fine")
     return Rules(
-        sizes=tuple(group.size for group in structure.groups),
+        allowed=allowed or any_width([group.size for group in structure.groups]),
         observations=tuple(_observation(structure, g) for g in range(len(structure.groups))),
         strategy=strategy,
     )
@@ -115,13 +132,19 @@ def observe(rules: Rules, step: Array) -> Array:
     return table[jnp.clip(step, 0, rules.num_steps - 1)]
 
 
-def reset(rules: Rules) -> State:
-    """The start of an episode: nothing is decided, every channel is there."""
-    return State(jnp.int32(0), jnp.ones(sum(rules.sizes), jnp.float32))
+def reset(rules: Rules, rank: Array) -> State:
+    """The start of an episode: nothing is decided, and every channel is there that may be.
+
+    Args:
+        rules: the rules.
+        rank: int32 `[N]`, the order of the channels of each group by importance, 0 goes first.
+    """
+    widest = _keeping(rules, rank, jnp.asarray(rules.allowed.greatest))
+    return State(jnp.int32(0), widest.astype(jnp.float32))
 
 
 def step(rules: Rules, rank: Array, state: State, action: Array, most: Array) -> Step:
-    """Decides what is left of one group.
+    """Decides what is left of one group, or of all groups that must have its width.
 
     An episode that is over stays as it is.
 
@@ -135,25 +158,45 @@ def step(rules: Rules, rank: Array, state: State, action: Array, most: Array) ->
     Returns:
         The next state, what is seen of it, and whether the episode is over.
     """
-    group = within_groups.index(rules.sizes)
+    group, allowed = within_groups.index(rules.sizes), rules.allowed
     action = jnp.clip(action, 0.0, 1.0)
     if rules.strategy == "coarse":
-        size = jnp.asarray(within_groups.size(rules.sizes))
-        removed = jnp.floor(jnp.minimum(action[0], most) * size + 0.5)
-        decided = (rank >= jnp.minimum(removed, size - 1)).astype(jnp.float32)
+        size = jnp.asarray(rules.sizes)
+        removed = jnp.floor(jnp.minimum(action[0], most) * size + 0.5).astype(jnp.int32)
+        width = jnp.asarray(allowed.nearest())[jnp.arange(len(size)), size - removed]
+        decided = _keeping(rules, rank, width).astype(jnp.float32)
+        decides = np.asarray(allowed.leaders)[group]
     else:
         first = np.cumsum(rules.sizes) - np.asarray(rules.sizes)
-        decided = action[np.arange(len(group)) - first[group]]
-    values = jnp.where(group == state.step, decided, state.values)
+        whole = [
+            widths == (size,) for widths, size in zip(allowed.widths, rules.sizes, strict=True)
+        ]
+        decided = jnp.where(np.array(whole)[group], 1, action[np.arange(len(group)) - first[group]])
+        decides = group
+    values = jnp.where(decides == state.step, decided, state.values)
     after = State(jnp.minimum(state.step + 1, rules.num_steps), values)
     return Step(after, observe(rules, after.step), after.step >= rules.num_steps)
 
 
+def _keeping(rules: Rules, rank: Array, width: Array) -> Array:
+    """The channels of highest rank, so many of each group: int `[T]` -> bool `[N]`."""
+    group = within_groups.index(rules.sizes)
+    return rank >= within_groups.size(rules.sizes) - width[group]
+
+
 def hard_mask(rules: Rules, values: Array) -> Array:
-    """The channels that stay, uint8 `[N]`: those with at least 0.5, one in every group at least."""
+    """The channels that stay, uint8 `[N]`.
+
+    Of a finished coarse episode those are the channels that are there. Of a fine one, they are
+    those of the largest numbers in each group: as many as have at least 0.5, or the nearest allowed
+    width. Groups of equal widths have that of the first of them.
+    """
     stays = values >= 0.5
-    if rules.strategy == "fine":  # coarse steps leave a channel, and sorting for it takes long
-        stays |= within_groups.rank(rules.sizes, values) == within_groups.size(rules.sizes) - 1
+    if rules.strategy == "fine":  # coarse steps leave allowed widths, and sorting takes long
+        count = within_groups.total(rules.sizes, stays.astype(jnp.int32))
+        width = jnp.asarray(rules.allowed.nearest())[jnp.arange(len(rules.sizes)), count]
+        leaders = np.asarray(rules.allowed.leaders)
+        stays = _keeping(rules, within_groups.rank(rules.sizes, values), width[leaders])
     return stays.astype(jnp.uint8)
 
 

@@ -50,7 +50,7 @@ def test_result_has_the_promised_keys(finished):
     }
     assert set(result) == {
         *("method", "model", "dataset", "seed", "examples"),
-        *("cost", "budget", "budgets", "feasible"),
+        *("cost", "budget", "budgets", "feasible", "outlook"),
         *("dense", "pruned", "baselines", "search", "compact_max_abs_difference"),
     }
     assert set(result["dense"]) == common
@@ -58,7 +58,7 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["baselines"]) == {"uniform_l1", "global_l1", "random"}
     assert all(set(row) == pruned for row in result["baselines"].values())
     assert set(result["search"]) == {
-        *("seconds", "candidates", "episodes", "statistics", "importance", "device"),
+        *("seconds", "forecast", "candidates", "episodes", "statistics", "importance", "device"),
         *("semifinalists", "semifinal_steps", "finalists"),
     }
 
@@ -289,7 +289,8 @@ def test_dry_run_shows_the_plan_and_begins_nothing(tmp_path, capsys, monkeypatch
     assert main(["--dry-run", "--method", "magnitude", "--budget", "0.25"]) == 0
     shown = capsys.readouterr().out
     assert "conv1        16" in shown
-    assert "smallest budget is 0.002309" in shown
+    assert "budget: 25% of macs" in shown
+    assert "multiply-adds   378,496   89,158  23.6%   874   0.2%   94,624  25.0%" in shown
     assert "budget           0.25" in shown
     assert list(tmp_path.iterdir()) == []
 

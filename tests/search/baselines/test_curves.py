@@ -24,7 +24,7 @@ def test_the_most_important_channels_of_each_group_are_kept(known_problem) -> No
 def test_widths_within_a_users_limits(known_problem) -> None:
     problem = known_problem((8, 6, 6), 0.9)
     limits = Limits(round_to=2, groups={"layer0": Kept(most=6)}, equal=[["layer1", "layer2"]])
-    space = widths.space(problem, limits)
+    space = widths.space(problem._replace(widths=limits))
     np.testing.assert_array_equal(space.greatest, [6, 6])
     np.testing.assert_array_equal(space.least, [2, 2])
     kept = widths.masks(space, [[4, 2]])[0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxprune import trace
 from jaxprune.costs import within_groups
+from jaxprune.costs.limits import any_width
 from jaxprune.networks import bundled
 from jaxprune.search.envs import layerwise
 from jaxprune.search.envs.layerwise import Rules
@@ -20,11 +21,11 @@ ONE = jnp.float32(1)
 
 
 def rules_for(strategy: str) -> Rules:
-    return Rules(SIZES, OBSERVATIONS, strategy)
+    return Rules(any_width(SIZES), OBSERVATIONS, strategy)
 
 
 def play(rules: Rules, actions: list, most: float = 1.0) -> layerwise.Step:
-    state = layerwise.reset(rules)
+    state = layerwise.reset(rules, RANK)
     result = None
     for action in actions:
         padded = jnp.zeros(rules.action_size).at[: len(action)].set(jnp.array(action))
@@ -125,18 +126,18 @@ def test_the_clip_rises_by_equation_5_1() -> None:
 
 
 def test_the_order_removes_before_1_what_the_actions_remove() -> None:
-    rules = Rules((10, 4), ((0.0,) * 6,) * 2, "coarse")
+    rules = Rules(any_width((10, 4)), ((0.0,) * 6,) * 2, "coarse")
     rank = jnp.asarray([*range(9, -1, -1), 2, 0, 3, 1])
     actions = jnp.asarray([[0.3], [0.5]])
     order = layerwise.order(rules, rank, actions)
-    state = layerwise.reset(rules)
+    state = layerwise.reset(rules, rank)
     for action in actions:
         state = layerwise.step(rules, rank, state, action, ONE).state
     np.testing.assert_array_equal(order < 1, state.values == 0)
     # Twice the actions: six of the first group, and all four of the second.
     np.testing.assert_array_equal(np.flatnonzero(order < 2), [4, 5, 6, 7, 8, 9, 10, 11, 12, 13])
 
-    fine = Rules((3, 2), ((0.0,) * 6,) * 2, "fine")
+    fine = Rules(any_width((3, 2)), ((0.0,) * 6,) * 2, "fine")
     drawn = jnp.asarray([[0.2, 0.5, 1.3], [0.4, 0.9, 7.0]])
     np.testing.assert_allclose(
         layerwise.order(fine, jnp.arange(5), drawn), [0.4, 1, 2, 0.8, 1.8], rtol=1e-6
@@ -150,13 +151,13 @@ def test_the_order_removes_before_1_what_the_actions_remove() -> None:
     seed=st.integers(0, 2**31 - 1),
 )
 def test_every_group_keeps_a_channel_and_jit_changes_nothing(strategy, sizes, seed) -> None:
-    rules = Rules(tuple(sizes), tuple((0.0,) * 6 for _ in sizes), strategy)
+    rules = Rules(any_width(sizes), tuple((0.0,) * 6 for _ in sizes), strategy)
     key, rank_key = jax.random.split(jax.random.key(seed))
     rank = within_groups.rank(rules.sizes, jax.random.uniform(rank_key, (sum(sizes),)))
     actions = jax.random.normal(key, (4, len(sizes), rules.action_size)) * 2
 
     def episode(actions):
-        state = layerwise.reset(rules)
+        state = layerwise.reset(rules, rank)
         for t in range(len(sizes)):
             state = layerwise.step(rules, rank, state, actions[t], jnp.float32(0.95)).state
         return state.values

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxprune.costs import within_groups
+from jaxprune.costs.limits import any_width
 from jaxprune.search.envs.reach import least_removed
 
 
@@ -18,7 +19,7 @@ def least(sizes, weights, most, step, values, limit):
 
     rank = within_groups.rank(sizes, jnp.zeros(sum(sizes)))
     arrays = jnp.asarray(most, jnp.int32), jnp.int32(step), jnp.asarray(values, jnp.float32)
-    return int(least_removed(sizes, cost, rank, *arrays, jnp.float32(limit)))
+    return int(least_removed(any_width(sizes), cost, rank, *arrays, jnp.float32(limit)))
 
 
 def test_it_is_amcs_closed_form_for_costs_that_add_up():

@@ -35,6 +35,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.costs import within_groups
+from jaxprune.costs.limits import Allowed
 from jaxprune.dependency import Structure
 from jaxprune.errors import UserError
 from jaxprune.optim import sparsity
@@ -75,10 +76,11 @@ class State(NamedTuple):
     archive: Archive
 
 
-@functools.partial(jax.jit, static_argnames=("config", "structure", "cost"))
+@functools.partial(jax.jit, static_argnames=("config", "structure", "allowed", "cost"))
 def _play(
     config: Config,
     structure: Structure,
+    allowed: Allowed,
     cost: Callable[[Array], Array],
     actor: Any,
     rank: Array,
@@ -92,7 +94,9 @@ def _play(
     aims = jnp.append(budget, jnp.asarray(config.targets, jnp.float32))
     drawn = aims[jax.random.randint(draw_key, (config.episodes,), 0, len(aims))]
     limits = jnp.append(drawn, budget)
-    return episodes.rollout(config, structure, cost, actor, rank, most, limits, first, play_key)
+    return episodes.rollout(
+        config, structure, allowed, cost, actor, rank, most, limits, first, play_key
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "structure", "cost"))
@@ -163,7 +167,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
 
     Raises:
         UserError: a cost has to be measured.
-        ValueError: the budget or a target cannot be met even with one channel in each group.
+        ValueError: the budget or a target cannot be met even at the least allowed widths.
     """
     if not problem.traceable:
         raise UserError(
@@ -220,10 +224,13 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     rank = within_groups.rank(sizes, jnp.asarray(problem.importance))
     key, round_key = jax.random.split(jnp.asarray(state.key))
     draw_key, play_key, learn_key = jax.random.split(round_key, 3)
-    posed = config.within_a_round(), structure, problem.cost
+    settings = config.within_a_round()
     first = jnp.int32(state.episodes)
     played = _play(
-        *posed,
+        settings,
+        structure,
+        problem.allowed,
+        problem.cost,
         state.learner.networks.actor,
         rank,
         state.most,
@@ -233,7 +240,16 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     )
     scores = _evaluate(problem, episodes.paid(config, played))
     learner, buffer, earned, learnt = _learn(
-        *posed, state.learner, state.replay, played, scores.accuracy, state.dense, first, learn_key
+        settings,
+        structure,
+        problem.cost,
+        state.learner,
+        state.replay,
+        played,
+        scores.accuracy,
+        state.dense,
+        first,
+        learn_key,
     )
     earned = np.asarray(earned)
     if not np.isfinite(earned).all():
@@ -301,7 +317,7 @@ def search(
 
     Raises:
         UserError: a reward is not finite, or a cost has to be measured.
-        ValueError: the budget or a target cannot be met even with one channel in each group.
+        ValueError: the budget or a target cannot be met even at the least allowed widths.
     """
     state = rounds.play(
         functools.partial(update, config, problem),

@@ -19,6 +19,7 @@ from jax import Array
 
 from jaxprune import costs
 from jaxprune.costs import within_groups
+from jaxprune.costs.limits import Allowed
 from jaxprune.dependency import Structure
 from jaxprune.search.agents.ddpg import networks
 from jaxprune.search.agents.ddpg.config import Config
@@ -53,20 +54,21 @@ class Episodes(NamedTuple):
 def most_removed(config: Config, problem: Problem) -> Array:
     """How many channels each group may lose at most, int32 `[T]`.
 
-    That is the largest ratio, rounded to the nearest channel, with one staying in each group. Where
-    the lowest of budget and targets cannot be met so, a group may lose what uniform pruning to it
-    takes, and with all groups at these counts it is met.
+    That is the largest ratio, rounded to the nearest channel or allowed width, with one staying in
+    each group. Where the lowest of budget and targets cannot be met so, a group may lose what
+    uniform pruning to it takes, and with all groups at these counts it is met.
 
     Raises:
-        ValueError: it cannot be met even with one channel in each group.
+        ValueError: it cannot be met even at the least allowed widths.
     """
-    structure = problem.structure
-    sizes = np.array([group.size for group in structure.groups])
-    convolution = [is_convolution(structure, group) for group in range(len(sizes))]
+    structure, allowed = problem.structure, problem.allowed
+    sizes = np.array(allowed.sizes)
+    convolution = [is_convolution(structure, group) for group in allowed.leaders]
     ratios = np.where(convolution, config.max_ratio, config.max_ratio_dense)
-    wished = np.minimum(np.floor(ratios * sizes + 0.5), sizes - 1).astype(np.int32)
+    left = sizes - np.floor(ratios * sizes + 0.5).astype(np.int32)
+    wished = sizes - allowed.nearest()[np.arange(len(sizes)), left]
     lowest = problem._replace(budget=min(problem.budget, *config.targets, 1e9))
-    kept = within_groups.total(tuple(sizes.tolist()), uniform_l1(lowest).astype(jnp.int32))
+    kept = within_groups.total(allowed.sizes, uniform_l1(lowest).astype(jnp.int32))
     return jnp.maximum(wished, sizes - kept).astype(jnp.int32)
 
 
@@ -103,6 +105,7 @@ def explore(config: Config, actions: Array, episode: Array, key: Array) -> Array
 def rollout(
     config: Config,
     structure: Structure,
+    allowed: Allowed,
     cost: Callable[[Array], Array],
     actor: networks.Networks,
     rank: Array,
@@ -116,6 +119,7 @@ def rollout(
     Args:
         config: the agent's settings.
         structure: the network's groups.
+        allowed: the widths that they may have.
         cost: flat mask `[N]` -> `[]`, what the limits are of; traceable.
         actor: the actor's variables.
         rank: int32 `[N]`, the order of the channels within their groups, 0 goes first.
@@ -124,18 +128,23 @@ def rollout(
         first: int32 `[]`, episodes played before.
         key: consumed.
     """
-    rules = layerwise.rules(structure, "coarse")
-    sizes = jnp.asarray(rules.sizes)
+    rules = layerwise.rules(structure, "coarse", allowed)
+    sizes, nearest = jnp.asarray(rules.sizes), jnp.asarray(allowed.nearest())
     observe = jax.vmap(observer(config.observation, structure, cost), (None, 0, 0, 0))
     episode = first + jnp.arange(len(limits) - 1)
 
     def removed(state: layerwise.State, action: Array, limit: Array) -> Array:
         """The fraction of the group that goes: what the agent wants, within what is allowed."""
         size, highest = sizes[state.step], most[state.step]
-        count = jnp.minimum(jnp.floor(action * size + 0.5), highest)
+        wanted = jnp.minimum(jnp.floor(action * size + 0.5).astype(jnp.int32), highest)
+        count = size - nearest[state.step, size - wanted]
         if not config.unbounded:
-            least = least_removed(rules.sizes, cost, rank, most, *state, limit)
+            least = least_removed(allowed, cost, rank, most, *state, limit)
             count = jnp.maximum(count, least)
+        if len(allowed.sets) < len(allowed.sizes):  # some groups were decided with an earlier one
+            left = within_groups.total(rules.sizes, state.values)[state.step]
+            leads = jnp.asarray(allowed.leaders)[state.step] == state.step
+            count = jnp.where(leads, count, size - left.astype(jnp.int32))
         return count / size
 
     def prune(state: layerwise.State, ratio: Array) -> layerwise.State:
@@ -154,7 +163,7 @@ def rollout(
         return (states, ratios), (seen, actions, ratios, states.values)
 
     start = jax.tree.map(
-        lambda leaf: jnp.repeat(leaf[None], len(limits), 0), layerwise.reset(rules)
+        lambda leaf: jnp.repeat(leaf[None], len(limits), 0), layerwise.reset(rules, rank)
     )
     carry = (start, jnp.zeros(len(limits)))
     (states, previous), played = jax.lax.scan(decide, carry, jax.random.split(key, len(sizes)))

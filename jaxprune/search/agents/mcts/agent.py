@@ -30,7 +30,8 @@ What the supplement leaves open, and departures from it, all of them this projec
 - `iterations` bounds the number of rounds.
 - A removal takes a block of a group's filters, the least important first, where a game would
   otherwise take more than about 64 removals (`block`, `envs/blocks.py`); the last block goes only
-  as far as the budget demands. States, features, policy and visits are then those of blocks.
+  as far as the budget demands. States, features, policy and visits are then those of blocks. So it
+  is where widths are limited, with blocks from one allowed width to another.
 - Networks that trees have evaluated are remembered (`memory.py`). Where a candidate is so
   costly that compiling for it pays, trees trust the value head, and only the networks in which
   games end are evaluated (`terminal`).
@@ -50,6 +51,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxprune.costs.limits import any_width
 from jaxprune.scoring.evaluation import Scores, separated
 from jaxprune.search import rounds
 from jaxprune.search.agents.mcts import memory as memories
@@ -150,17 +152,24 @@ def game(config: Config, problem: Problem) -> tuple[Rules, Array]:
 
     The importance of a block is the mean of its filters'.
     """
-    rules = filterwise.rules(problem)
+    rules, allowed = filterwise.rules(problem), problem.allowed
     importance = np.asarray(problem.importance, np.float32)
-    removed = [0] * len(rules.sizes)
+    widths = [allowed.widths[groups[0]] for groups in allowed.sets]
+    removed = [0] * len(widths)
     if config.block == "auto":
-        removed = np.bincount(rules.group_index, 1 - np.asarray(uniform_l1(problem))).tolist()
-    wanted = blocks.chosen(config.block, rules.sizes, removed)
-    if wanted is None:
+        kept = np.bincount(rules.group_index, np.asarray(uniform_l1(problem))).astype(int)
+        removed = [
+            of_set.index(kept[groups[0]])
+            for of_set, groups in zip(widths, allowed.sets, strict=True)
+        ]
+    at_once = blocks.chosen(config.block, list(map(len, widths)), removed)
+    if at_once is None and allowed == any_width(allowed.sizes):
         return rules, jnp.asarray(importance)
-    parts = blocks.partition(rules.sizes, importance, wanted)
-    total = np.bincount(parts.block, importance)
-    return filterwise.rules(problem, parts), jnp.asarray(total / parts.filters, jnp.float32)
+    parts = blocks.partition(allowed, importance, at_once or [1] * len(widths))
+    there = np.asarray(parts.place) < blocks.LARGEST
+    total = np.bincount(parts.block, there * importance)
+    mean = total / np.bincount(parts.block, there)
+    return filterwise.rules(problem, parts), jnp.asarray(mean, jnp.float32)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
@@ -364,7 +373,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
         unless the configuration gives it.
 
     Raises:
-        ValueError: the budget cannot be met even with one filter in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     rules, _ = game(config, problem)
     magnitude = jnp.stack([uniform_l1(problem), global_l1(problem)])
@@ -519,7 +528,7 @@ def search(
         The best feasible candidate by validation accuracy, all candidates, and the state.
 
     Raises:
-        ValueError: the budget cannot be met even with one filter in each group.
+        ValueError: the budget cannot be met even at the least allowed widths.
     """
     state = rounds.play(
         functools.partial(update, config, problem),

@@ -159,7 +159,7 @@ def init(config: Config, problem: Problem, key: Array) -> State:
             f"the setting {what} trains networks during the search, which this problem has no data "
             "for: give Problem.trainer, or set finetune_schedule=(0,) and online=False"
         )
-    rules = layerwise.rules(problem.structure, config.strategy)
+    rules = layerwise.rules(problem.structure, config.strategy, problem.allowed)
     key, learner_key, weights_key = jax.random.split(key, 3)
     sizes = len(layerwise.OBSERVATION), rules.action_size, len(problem.limits)
     mean = episodes.initial_action(config, problem)
@@ -209,7 +209,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     Raises:
         UserError: a reward is not finite, or a cost function of the user's fails.
     """
-    rules = layerwise.rules(problem.structure, config.strategy)
+    rules = layerwise.rules(problem.structure, config.strategy, problem.allowed)
     rank = within_groups.rank(rules.sizes, jnp.asarray(problem.importance))
     iteration, settings = int(state.iteration), config.within_a_round()
     most = episodes.largest_ratio(config, problem, iteration)
@@ -297,7 +297,7 @@ def search(
 
     Raises:
         UserError: a reward is not finite, or a cost function of the user's fails.
-        ValueError: the budgets cannot be met even with one filter in each group.
+        ValueError: the budgets cannot be met even at the least allowed widths.
     """
     state = rounds.play(
         functools.partial(update, config, problem),

@@ -70,7 +70,7 @@ def rollout(
         state = step(state, jnp.concatenate([actions, mean]), most).state
         return state, (observations[:-1], actions, log_probs, mean[0])
 
-    start = layerwise.reset(rules)
+    start = layerwise.reset(rules, rank)
     states = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], config.episodes + 1, 0), start)
     states, taken = jax.lax.scan(decide, states, jax.random.split(key, rules.num_steps))
     masks = jax.vmap(functools.partial(layerwise.hard_mask, rules))(states.values)

@@ -44,7 +44,7 @@ def same(left, right) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-_rollout = jax.jit(rollout, static_argnums=(0, 1, 2))
+_rollout = jax.jit(rollout, static_argnums=(0, 1, 2, 3))
 
 
 def played(config, problem, limits, key=KEY):
@@ -58,7 +58,7 @@ def played(config, problem, limits, key=KEY):
         jnp.int32(0),
         key,
     )
-    return rank, _rollout(config, problem.structure, problem.cost, actor, *arrays)
+    return rank, _rollout(config, problem.structure, problem.allowed, problem.cost, actor, *arrays)
 
 
 # ---------------------------------------------------------------------------------------- episodes

@@ -58,7 +58,7 @@ def test_episodes_are_what_the_environment_makes_of_the_actions(problem, strateg
     assert episodes.masks.shape == episodes.values.shape == (7, 12)
     most = jnp.float32(0.7)
     for k in range(6):
-        state = layerwise.reset(rules)
+        state = layerwise.reset(rules, rank)
         for t in range(3):
             np.testing.assert_array_equal(
                 episodes.observations[k, t], layerwise.observe(rules, state.step)
@@ -71,7 +71,7 @@ def test_episodes_are_what_the_environment_makes_of_the_actions(problem, strateg
 def test_the_last_network_is_the_mean_policys(problem):
     rules, rank, episodes = play(SMALL, problem)
     learner = agent.init(SMALL, problem, KEY).learner
-    state = layerwise.reset(rules)
+    state = layerwise.reset(rules, rank)
     for t in range(3):
         seen = layerwise.observe(rules, jnp.int32(t))
         action = learning.mean_action(SMALL, learner, seen)
