@@ -29,9 +29,13 @@ METHODS: dict[str, str] = {
 
 NAMES: tuple[str, ...] = tuple(METHODS)
 
-_MEASURING = ("crl", "magnitude", "random", "sensitivity", "knapsack", "evolution")
+MEASURING: tuple[str, ...] = (
+    *("crl", "magnitude", "random"),
+    *("sensitivity", "knapsack", "evolution"),
+)
+"""Methods that can wait for a cost to be measured."""
 
-TRACED_ONLY: tuple[str, ...] = tuple(name for name in METHODS if name not in _MEASURING)
+TRACED_ONLY: tuple[str, ...] = tuple(name for name in METHODS if name not in MEASURING)
 """Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 
