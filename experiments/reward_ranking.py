@@ -272,8 +272,7 @@ def page() -> str:
         "the validation loss before fine-tuning with the mean loss of the validation and the test "
         "split after it; the same with the accuracy after it; what the three best by the score are "
         "above the mean of all after fine-tuning; and the seconds that scoring all masks took, "
-        "compiling included, on a machine that others used as well. Mean and sample deviation over "
-        "the seeds that were run.",
+        "compiling included. Mean and sample deviation over the seeds that were run.",
     ]
     groups: dict[str, list[dict[str, Any]]] = {}
     for setting in settings():
