@@ -3,9 +3,11 @@
 Li et al. (ICLR 2017, sec. 3.2) look at such curves to decide by hand how much of each layer goes.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
 from jaxprune.search.baselines import candidates, widths
 from jaxprune.search.baselines.widths import Space
@@ -90,6 +92,57 @@ def next_base(problem: Problem, space: Space, archive: Archive, bases: np.ndarra
     found = widths.of_masks(space, archive.masks[order])
     new = ~(found[:, None] == bases).all(-1).any(-1)
     return found[int(new.argmax())]
+
+
+class State(NamedTuple):
+    """The state of a search that measures curves again and again.
+
+    Attributes:
+        archive: the candidates found so far, those that the curves were measured with included.
+        iteration: number of updates made, int32 `[]`.
+        bases: the widths that curves were measured around, int32 `[iteration, C]`.
+    """
+
+    archive: Archive
+    iteration: np.int32
+    bases: np.ndarray
+
+
+def init(config: Any, problem: Problem, key: Array) -> State:
+    """The state before any candidate was evaluated; nothing is random."""
+    del config, key
+    none = np.zeros((0, len(widths.space(problem).choices)), np.int32)
+    return State(candidates.empty(problem.structure.num_channels), np.int32(0), none)
+
+
+def finished(config: Any, state: State) -> bool:
+    """Whether the curves were measured as often as `config.iterations` asks."""
+    return int(state.iteration) >= config.iterations
+
+
+def update(
+    suggest: Callable[[Any, Problem, Space, Curves, np.ndarray], np.ndarray],
+    config: Any,
+    problem: Problem,
+    state: State,
+) -> tuple[State, dict[str, float]]:
+    """Measures the curves and tries what they suggest.
+
+    Args:
+        suggest: `(config, problem, space, curves, base)` -> masks `[K, N]` within the budget, K
+            always the same, so that nothing is compiled anew.
+        config: the settings, with `iterations` and `points`.
+        problem: what to prune and to which budget.
+        state: the state after the previous update.
+    """
+    space = widths.space(problem)
+    base = next_base(problem, space, state.archive, state.bases)
+    measured = measure(problem, space, base, config.points, state.archive)
+    masks = suggest(config, problem, space, measured, base)
+    archive = candidates.extend(measured.archive, problem, masks, many=True)
+    bases = np.concatenate([state.bases, base[None].astype(np.int32)])
+    state = State(archive, np.int32(state.iteration + 1), bases)
+    return state, candidates.metrics(archive, problem.budget, int(state.iteration))
 
 
 def convex(positions: np.ndarray, values: np.ndarray) -> np.ndarray:

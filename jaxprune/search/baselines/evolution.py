@@ -15,20 +15,16 @@ before is drawn anew a few times. Fitness is the loss on the batch of the traini
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from jaxprune.search import rounds
-from jaxprune.search.baselines import candidates, curves, sensitivity, widths
+from jaxprune.search.baselines import candidates, curves, proposals, sensitivity, widths
 from jaxprune.search.baselines.magnitude import global_l1, uniform_l1
+from jaxprune.search.baselines.proposals import State
 from jaxprune.search.baselines.widths import Space
-from jaxprune.search.problem import Archive, Problem, SearchResult, best
+from jaxprune.search.problem import Archive, Problem
 from jaxprune.search.ranges import AT_LEAST_ONE, POSITIVE, require
 
 DRAWS = 8
@@ -58,36 +54,11 @@ class Config:
     """Widths of each group that its sensitivity curve is scored at, for the first members; 0: the
     population begins without them."""
 
-    seconds: float | None = None
-    """Stop after the generation that passes this time; by default only when all are scored."""
-
     def __post_init__(self) -> None:
         require(self, AT_LEAST_ONE, "candidates", "batch", "population", "sample")
-        require(self, POSITIVE, "step", "seconds")
+        require(self, POSITIVE, "step")
         if self.points < 0:
             raise ValueError(f"points must not be negative, not {self.points}")
-
-
-class State(NamedTuple):
-    """The state of the search. The youngest of the archive within the budget are the population.
-
-    Attributes:
-        archive: the candidates found so far, those that the curves were measured with included.
-        iteration: number of updates made, int32 `[]`.
-        key: PRNG key, uint32 `[2]`.
-    """
-
-    archive: Archive
-    iteration: np.int32
-    key: Array
-
-
-def init(config: Config, problem: Problem, key: Array) -> State:
-    """The state before any candidate was evaluated."""
-    del config
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    return State(candidates.empty(problem.structure.num_channels), np.int32(0), key)
 
 
 def finished(config: Config, state: State) -> bool:
@@ -96,9 +67,9 @@ def finished(config: Config, state: State) -> bool:
 
 
 def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
-    """One generation."""
+    """One generation. The youngest of the archive within the budget are the population."""
     space = widths.space(problem)
-    rng = np.random.default_rng([*np.asarray(state.key).tolist(), int(state.iteration)])
+    rng = np.random.default_rng([*np.asarray(jax.random.key_data(state.key)), int(state.iteration)])
     archive = state.archive
     first: list[np.ndarray] = []
     if not int(state.iteration):
@@ -132,7 +103,7 @@ def _first(
     if config.points:
         measured = curves.measure(problem, space, space.greatest, config.points, archive)
         archive = measured.archive
-        first += list(sensitivity.answers(problem, space, measured, space.greatest))
+        first += list(sensitivity.answers(None, problem, space, measured, space.greatest))
     return archive, list({mask.tobytes(): mask for mask in first}.values())
 
 
@@ -164,36 +135,5 @@ def _child(
     return child
 
 
-def search(
-    config: Config,
-    problem: Problem,
-    key: Array,
-    *,
-    state: State | None = None,
-    progress: Callable[[State, dict[str, float]], None] | None = None,
-) -> SearchResult:
-    """The best network that has evolved, by validation accuracy.
-
-    Args:
-        config: the settings.
-        problem: what to prune and to which budget.
-        key: PRNG key; unused when a state is given, which carries its own.
-        state: where to go on; by default the beginning. A resumed search ends bit for bit like an
-            uninterrupted one.
-        progress: called with the state and the metrics after each update.
-
-    Returns:
-        The best candidate and all of them in the archive.
-
-    Raises:
-        ValueError: the budget cannot be met even at the least allowed widths.
-    """
-    state = rounds.play(
-        functools.partial(update, config, problem),
-        functools.partial(finished, config),
-        init(config, problem, key) if state is None else state,
-        progress=progress,
-        seconds=config.seconds,
-    )
-    mask = state.archive.masks[best(state.archive, problem.budget)]
-    return SearchResult(mask, state.archive, episodes=len(state.archive.cost), state=state)
+init = proposals.init
+search = functools.partial(proposals.search, update, finished)

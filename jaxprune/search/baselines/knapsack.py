@@ -19,20 +19,17 @@ A cost that has to be measured is measured at three widths of each group, and in
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 import scipy.sparse
-from jax import Array
 
-from jaxprune.search import rounds
-from jaxprune.search.baselines import candidates, curves, widths
+from jaxprune.search.baselines import candidates, curves, proposals, widths
+from jaxprune.search.baselines.curves import Curves
 from jaxprune.search.baselines.sensitivity import REACHES
 from jaxprune.search.baselines.widths import Space
-from jaxprune.search.problem import Archive, Problem, SearchResult, best, shares
+from jaxprune.search.problem import Problem, shares
 from jaxprune.search.ranges import AT_LEAST_ONE, require
 
 ROUNDING = 5e-7
@@ -40,6 +37,9 @@ ROUNDING = 5e-7
 
 AT_ONCE = 256
 """Masks whose costs are computed together."""
+
+
+State = curves.State
 
 
 @dataclass(frozen=True)
@@ -67,42 +67,12 @@ class Config:
             raise ValueError(f"widths must be at least 2, not {self.widths}")
 
 
-class State(NamedTuple):
-    """The state of the search.
-
-    Attributes:
-        archive: the candidates found so far, those that the curves were measured with included.
-        iteration: number of updates made, int32 `[]`.
-        bases: the widths that curves were measured around, int32 `[iteration, C]`.
-    """
-
-    archive: Archive
-    iteration: np.int32
-    bases: np.ndarray
-
-
-def init(config: Config, problem: Problem, key: Array) -> State:
-    """The state before any candidate was evaluated."""
-    del config, key
-    none = np.zeros((0, len(widths.space(problem).choices)), np.int32)
-    return State(candidates.empty(problem.structure.num_channels), np.int32(0), none)
-
-
-def finished(config: Config, state: State) -> bool:
-    """Whether the curves were measured as often as was asked."""
-    return int(state.iteration) >= config.iterations
-
-
-def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
-    """Measures the curves and solves the knapsack until its choice no longer changes."""
-    space = widths.space(problem)
-    base = curves.next_base(problem, space, state.archive, state.bases)
-    measured = curves.measure(problem, space, base, config.points, state.archive)
-    chosen = [choose(config, problem, space, measured.losses, base, reach) for reach in REACHES]
-    archive = candidates.extend(measured.archive, problem, np.stack(chosen), many=True)
-    bases = np.concatenate([state.bases, base[None].astype(np.int32)])
-    state = State(archive, np.int32(state.iteration + 1), bases)
-    return state, candidates.metrics(archive, problem.budget, int(state.iteration))
+def solutions(
+    config: Config, problem: Problem, space: Space, measured: Curves, base: np.ndarray
+) -> np.ndarray:
+    """What the knapsack gives within each reach of `base`, uint8 `[len(REACHES), N]`."""
+    found = [choose(config, problem, space, measured.losses, base, reach) for reach in REACHES]
+    return np.stack(found)
 
 
 def choose(
@@ -241,35 +211,7 @@ def solve(values: list[np.ndarray], costs: list[np.ndarray], limits: np.ndarray)
     return [int(found.x[group == g].argmax()) for g in range(len(values))]
 
 
-def search(
-    config: Config,
-    problem: Problem,
-    key: Array,
-    *,
-    state: State | None = None,
-    progress: Callable[[State, dict[str, float]], None] | None = None,
-) -> SearchResult:
-    """The best network that the knapsack led to, by validation accuracy.
-
-    Args:
-        config: the settings.
-        problem: what to prune and to which budget.
-        key: not used; nothing is random.
-        state: where to go on; by default the beginning. A resumed search ends bit for bit like an
-            uninterrupted one.
-        progress: called with the state and the metrics after each update.
-
-    Returns:
-        The best candidate and all of them in the archive.
-
-    Raises:
-        ValueError: the budget cannot be met even at the least allowed widths.
-    """
-    state = rounds.play(
-        functools.partial(update, config, problem),
-        functools.partial(finished, config),
-        init(config, problem, key) if state is None else state,
-        progress=progress,
-    )
-    mask = state.archive.masks[best(state.archive, problem.budget)]
-    return SearchResult(mask, state.archive, episodes=len(state.archive.cost), state=state)
+init = curves.init
+finished = curves.finished
+update = functools.partial(curves.update, solutions)
+search = functools.partial(proposals.search, update, finished, init=init)

@@ -1,4 +1,4 @@
-"""Searches that propose masks without learning: what magnitude and random pruning share."""
+"""Searches that propose masks and score them: what they share."""
 
 import functools
 from collections.abc import Callable
@@ -59,14 +59,15 @@ def update(
 
 
 def search(
-    update: Callable[[Any, Problem, State], tuple[State, dict[str, Any]]],
-    finished: Callable[[Any, State], bool],
+    update: Callable[[Any, Problem, Any], tuple[Any, dict[str, Any]]],
+    finished: Callable[[Any, Any], bool],
     config: Any,
     problem: Problem,
     key: Array,
     *,
-    state: State | None = None,
-    progress: Callable[[State, dict[str, Any]], None] | None = None,
+    state: Any = None,
+    progress: Callable[[Any, dict[str, Any]], None] | None = None,
+    init: Callable[[Any, Problem, Array], Any] = init,
 ) -> SearchResult:
     """The best of all proposed masks, by validation accuracy.
 
@@ -79,6 +80,7 @@ def search(
         state: where to go on; by default the beginning. A resumed search ends bit for bit like an
             uninterrupted one.
         progress: called with the state and the metrics after each update.
+        init: the state at the beginning, which has an archive; by default `init`.
 
     Returns:
         The best candidate and all of them in the archive.

@@ -16,20 +16,19 @@ All are tried. The curves of a further iteration are measured around the best ne
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from jax import Array
 
 from jaxprune.costs import within_groups
-from jaxprune.search import rounds
-from jaxprune.search.baselines import candidates, curves, widths
+from jaxprune.search.baselines import curves, proposals, widths
 from jaxprune.search.baselines.curves import Curves
 from jaxprune.search.baselines.widths import Space
-from jaxprune.search.problem import Archive, Problem, SearchResult, best, shares
+from jaxprune.search.problem import Problem, shares
 from jaxprune.search.ranges import AT_LEAST_ONE, require
+
+State = curves.State
 
 
 @dataclass(frozen=True)
@@ -48,53 +47,18 @@ class Config:
         require(self, AT_LEAST_ONE, "iterations", "points")
 
 
-class State(NamedTuple):
-    """The state of the search.
-
-    Attributes:
-        archive: the candidates found so far, those that the curves were measured with included.
-        iteration: number of updates made, int32 `[]`.
-        bases: the widths that curves were measured around, int32 `[iteration, C]`.
-    """
-
-    archive: Archive
-    iteration: np.int32
-    bases: np.ndarray
-
-
-def init(config: Config, problem: Problem, key: Array) -> State:
-    """The state before any candidate was evaluated."""
-    del config, key
-    none = np.zeros((0, len(widths.space(problem).choices)), np.int32)
-    return State(candidates.empty(problem.structure.num_channels), np.int32(0), none)
-
-
-def finished(config: Config, state: State) -> bool:
-    """Whether the curves were measured as often as was asked."""
-    return int(state.iteration) >= config.iterations
-
-
-def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[str, float]]:
-    """Measures the curves and tries each threshold."""
-    space = widths.space(problem)
-    base = curves.next_base(problem, space, state.archive, state.bases)
-    measured = curves.measure(problem, space, base, config.points, state.archive)
-    masks = answers(problem, space, measured, base)
-    archive = candidates.extend(measured.archive, problem, masks, many=True)
-    bases = np.concatenate([state.bases, base[None].astype(np.int32)])
-    state = State(archive, np.int32(state.iteration + 1), bases)
-    return state, candidates.metrics(archive, problem.budget, int(state.iteration))
-
-
 REACHES = (1.0, 0.5, 0.25, 0.125)
 """How far the answers go from the widths that the curves were measured around, as parts of the
 groups' sizes: far away curves of single groups tell little about networks."""
 
 
-def answers(problem: Problem, space: Space, measured: Curves, base: np.ndarray) -> np.ndarray:
+def answers(
+    config: Any, problem: Problem, space: Space, measured: Curves, base: np.ndarray
+) -> np.ndarray:
     """The networks that the curves suggest, by height and by slope.
 
     Args:
+        config: not used.
         problem: the costs and budgets.
         space: the groups.
         measured: their curves.
@@ -106,6 +70,7 @@ def answers(problem: Problem, space: Space, measured: Curves, base: np.ndarray) 
     Raises:
         ValueError: the budget cannot be met even at the least allowed widths.
     """
+    del config
     heights = [np.maximum.accumulate(loss)[1:] for loss in measured.losses]
     slopes = [
         np.diff(curves.convex(-choice.widths, loss)) / -np.diff(choice.widths)
@@ -166,35 +131,7 @@ def _removed_below(
     return widths.in_order(problem, space, turn)
 
 
-def search(
-    config: Config,
-    problem: Problem,
-    key: Array,
-    *,
-    state: State | None = None,
-    progress: Callable[[State, dict[str, float]], None] | None = None,
-) -> SearchResult:
-    """The best network that sensitivity curves suggest, by validation accuracy.
-
-    Args:
-        config: the settings.
-        problem: what to prune and to which budget.
-        key: not used; nothing is random.
-        state: where to go on; by default the beginning. A resumed search ends bit for bit like an
-            uninterrupted one.
-        progress: called with the state and the metrics after each update.
-
-    Returns:
-        The best candidate and all of them in the archive.
-
-    Raises:
-        ValueError: the budget cannot be met even at the least allowed widths.
-    """
-    state = rounds.play(
-        functools.partial(update, config, problem),
-        functools.partial(finished, config),
-        init(config, problem, key) if state is None else state,
-        progress=progress,
-    )
-    mask = state.archive.masks[best(state.archive, problem.budget)]
-    return SearchResult(mask, state.archive, episodes=len(state.archive.cost), state=state)
+init = curves.init
+finished = curves.finished
+update = functools.partial(curves.update, answers)
+search = functools.partial(proposals.search, update, finished, init=init)

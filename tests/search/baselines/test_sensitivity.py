@@ -12,7 +12,7 @@ KEY = jax.random.PRNGKey(0)
 def first_answers(problem, points=8):
     space = widths.space(problem)
     found = curves.measure(problem, space, space.greatest, points, candidates.empty(8))
-    masks = sensitivity.answers(problem, space, found, space.greatest)
+    masks = sensitivity.answers(None, problem, space, found, space.greatest)
     return widths.of_masks(space, masks)
 
 
