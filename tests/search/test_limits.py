@@ -38,6 +38,9 @@ GAMES = {
 SETTINGS = {
     "magnitude": {},
     "random": {"candidates": 8},
+    "sensitivity": {"iterations": 2},
+    "knapsack": {"iterations": 2},
+    "evolution": {"candidates": 24, "batch": 8},
     "mcts": GAMES,
     "mcts two at once": GAMES | {"block": 2},
     "crl": ROUND | {"epochs": 1, "minibatch_size": 8},
