@@ -69,9 +69,7 @@ def _gates(config: Config, structure: Structure, key: Array) -> Array:
 
 def _step(plan: Plan, network: Network, learner: Learner, step: Step) -> tuple[Learner, Array]:
     """A step of the weights, then one of the gates."""
-    learner, _, loss = descend(
-        plan, network, learner, step.batch, lambda gates: (opened(gates), 0.0)
-    )
+    learner, _, loss = descend(plan, network, learner, step.batch, opened)
     slope = gates_slope(
         plan, network, learner.variables, learner.gates, learner.strength, step.held_out
     )

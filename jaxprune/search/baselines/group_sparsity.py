@@ -56,9 +56,7 @@ def method(shrink: Shrink) -> Method:
 
     def step(plan: Plan, network: Network, learner: Learner, step: Step) -> tuple[Learner, Array]:
         """A step of the optimizer, then a proximal step."""
-        learner, _, loss = descend(
-            plan, network, learner, step.batch, lambda gates: (jnp.ones_like(gates), 0.0)
-        )
+        learner, _, loss = descend(plan, network, learner, step.batch, jnp.ones_like)
         amount = plan.learning_rate(step.number) * learner.strength
         return learner._replace(variables=shrink(plan, learner.variables, amount)), loss
 

@@ -93,13 +93,14 @@ def _step(plan: Plan, network: Network, learner: Learner, step: Step) -> tuple[L
     """One step of the weights and the gates together."""
     uniform = jax.random.uniform(step.key, learner.gates.shape, minval=1e-6, maxval=1 - 1e-6)
 
-    def gated(log_odds: Array) -> tuple[Array, Array]:
-        expected = plan.cost(open_probability(log_odds)) / plan.limit
-        return draw(log_odds, uniform), learner.strength * expected
+    def expected_cost(log_odds: Array) -> Array:
+        return learner.strength * (plan.cost(open_probability(log_odds)) / plan.limit)
 
-    learner, slope, loss = descend(plan, network, learner, step.batch, gated)
-    learner = move_gates(plan, learner, slope)
-    return learner._replace(gates=jnp.clip(learner.gates, SMALLEST, LARGEST)), loss
+    moved, slope, loss = descend(
+        plan, network, learner, step.batch, lambda gates: draw(gates, uniform), expected_cost
+    )
+    moved = move_gates(plan, moved, slope)
+    return moved._replace(gates=jnp.clip(moved.gates, SMALLEST, LARGEST)), loss
 
 
 METHOD = Method(

@@ -150,7 +150,8 @@ def descend(
     network: Network,
     learner: Learner,
     batch: Batch,
-    gated: Callable[[Array], tuple[Array, Any]],
+    gated: Callable[[Array], Array],
+    penalty: Callable[[Array], Any] = lambda gates: 0.0,
 ) -> tuple[Learner, Array, Array]:
     """A step of the weights' optimizer.
 
@@ -159,8 +160,8 @@ def descend(
         network: the network.
         learner: before the step.
         batch: the examples.
-        gated: the gates' parameters `[N]` -> what each channel is multiplied by, `[N]`, and a
-            penalty that is added to the loss.
+        gated: the gates' parameters `[N]` -> what each channel is multiplied by, `[N]`.
+        penalty: the gates' parameters `[N]` -> what is added to the loss, `[]`.
 
     Returns:
         The learner after the step; the gradient of the gates' parameters, `[N]`; and the loss.
@@ -168,9 +169,9 @@ def descend(
     params = learner.variables["params"]
 
     def loss(params: Any, gates: Array) -> tuple[Array, Any]:
-        factors, penalty = gated(gates)
-        logits, new = network({**learner.variables, "params": params}, factors, batch.x)
-        return plan.loss(logits, batch.y) + penalty, new
+        variables = {**learner.variables, "params": params}
+        logits, new = network(variables, gated(gates), batch.x)
+        return plan.loss(logits, batch.y) + penalty(gates), new
 
     (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
         params, learner.gates
