@@ -163,7 +163,8 @@ def halve(variables: Variables) -> Variables:
         array = np.asarray(leaf)
         return array.astype(np.float16) if array.ndim > 1 else array
 
-    return jax.tree.map(narrow, variables)
+    with np.errstate(over="ignore"):  # whoever writes the result looks for what became infinite
+        return jax.tree.map(narrow, variables)
 
 
 def widen(variables: Variables, like: Variables) -> Variables:
