@@ -13,10 +13,13 @@ from jaxprune import Kept, Limits
 from jaxprune.costs import within_groups
 from jaxprune.scoring.evaluation import Scores
 from jaxprune.search import methods
-from jaxprune.search.agents import mcts
+from jaxprune.search.agents import amc, mcts
+from jaxprune.search.agents.ddpg import learning
+from jaxprune.search.agents.ddpg.episodes import most_removed, rollout
 from jaxprune.search.baselines import random_mask
 from jaxprune.search.baselines.removal import least_removal, refill
 from jaxprune.search.envs import filterwise, layerwise
+from jaxprune.search.envs.observations import ENTRIES
 from jaxprune.search.problem import Host
 from marks import slow_if_in
 
@@ -31,7 +34,7 @@ LIMITS = Limits(
 
 ROUND = {"iterations": 2, "episodes": 6, "validated": 2, "hidden": (8,)}
 LAYERWISE = ROUND | {"hidden": (8, 8), "warmup": 6, "batch": 8, "max_ratio_dense": 0.7}
-GAMES = {
+GAMES: dict = {
     **{"iterations": 1, "games": 2, "simulations": 4, "terminal": "evaluate"},
     **{"width": 2, "learning_steps": 2, "queue_length": 32},
 }
@@ -50,7 +53,8 @@ SETTINGS = {
     "amc": LAYERWISE,
     "cacp": LAYERWISE | {"targets": (0.8,)},
 }
-SLOW = ("mcts", "mcts two at once", "crl", "crl fine", "acnn unbounded", "amc", "cacp")
+SLOW = {*SETTINGS} - {"magnitude", "random", "sensitivity", "knapsack", "evolution"}
+"""Those that compile much; what they play is looked at below."""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,27 @@ def test_any_actions_lead_to_allowed_widths(problem, seed, strategy):
         assert problem.allowed.holds(values).all()  # after every step
         np.testing.assert_array_equal(mask, values[-1])
     assert (values[:, 14:19] == 1).all()
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_any_episode_of_ddpg_goes_through_allowed_widths(problem, seed):
+    problem, _ = problem
+    config = amc.Config(**LAYERWISE)
+    key = jax.random.PRNGKey(seed)
+    actor = learning.init(config, key, len(ENTRIES["amc"])).networks.actor
+    rank = within_groups.rank(SIZES, problem.importance)
+    most = most_removed(config, problem)
+    budgets = jnp.full(5, problem.budget, jnp.float32)
+    posed = problem.structure, problem.allowed, problem.cost
+    played = _rollout(config, *posed, actor, rank, most, budgets, jnp.int32(0), key)
+    assert problem.allowed.holds(played.values).all()
+    assert (jax.vmap(problem.cost)(played.values[:, -1]) <= problem.budget).all()
+    kept = np.stack([part.sum(-1) for part in np.split(played.values[:, -1], [8, 14, 19], -1)], -1)
+    np.testing.assert_allclose(played.ratios, 1 - kept / SIZES, atol=1e-6)
+
+
+_rollout = jax.jit(rollout, static_argnums=(0, 1, 2, 3))
 
 
 @settings(deadline=None, max_examples=10)
