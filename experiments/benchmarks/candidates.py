@@ -39,7 +39,6 @@ import jax.numpy as jnp
 import measured
 import numpy as np
 import torch
-import torch_pruning
 
 from jaxprune import compact, costs, importance, masked, trace
 from jaxprune.costs import within_groups
@@ -232,6 +231,8 @@ def removed_by_package(
     dense: torch.nn.Sequential, keep: Sequence[np.ndarray], example: torch.Tensor
 ) -> torch.nn.Sequential:
     """A copy of the network from which Torch-Pruning has removed filters."""
+    import torch_pruning  # the rest of this file is used where it is not
+
     # The package follows the graph of gradients to find what depends on what.
     with torch.inference_mode(False):
         network = copy.deepcopy(dense)
