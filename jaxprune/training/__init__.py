@@ -8,6 +8,12 @@
     )
     training.accuracy(network.apply, variables, dataset.test, preprocess)
 
+Training that takes long is kept in a file and goes on where it was interrupted, and a network can
+be taught by another one::
+
+    recipe = dataclasses.replace(recipe, distill=0.5)
+    training.fit(..., keep=training.Kept(path), teacher=Partial(network.apply, dense))
+
 Everything here takes plain functions of `variables = {"params": ..., **state}`, so a dense network,
 a masked and a compact one are trained by the same code.
 """
