@@ -149,8 +149,8 @@ def test_a_queue_that_is_stopped_again_and_again_makes_the_same_rows(place, tmp_
 
     other = Place(tmp_path / "r", tmp_path / "k", tmp_path / "o", DEVICE)
     other.runs.mkdir()
-    for tries in range(60):  # a little longer each time: the first ones end before anything is done
-        cifar10.work(ITEMS, other, time.monotonic() + 2 + tries)
+    for tries in range(16):  # longer each time: the first ones end before anything is done
+        cifar10.work(ITEMS, other, time.monotonic() + 2 * 1.5**tries)
         if len(rows.lines(other.out)) == len(ITEMS):
             break
     assert tries > 0
