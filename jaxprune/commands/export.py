@@ -118,8 +118,9 @@ def _write_stablehlo(run: Path, out: Path) -> None:
     import jax
     from jax import export as jax_export
 
+    from jaxprune.networks.agreement import difference
     from jaxprune.networks.export.program import export as exported
-    from jaxprune.networks.export.rebuild import agree, example, open_model
+    from jaxprune.networks.export.rebuild import example, open_model
 
     loaded = open_model(run)
     params = jax.tree.map(jax.numpy.asarray, loaded.params)
@@ -127,7 +128,7 @@ def _write_stablehlo(run: Path, out: Path) -> None:
     content = bytes(program.serialize())
     x = example(loaded)
     written = jax_export.deserialize(bytearray(content))
-    if not agree(written.call(x), loaded(params, x)):
+    if difference(written.call(x), loaded(params, x)):
         raise UserError(
             "the exported program computes something else than the model: a bug of jaxprune, "
             "please report it"

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.errors import UserError
+from jaxprune.errors import UserError, first_line
 from jaxprune.files import interrupts
 
 Key = tuple[str | int, ...]
@@ -206,9 +206,8 @@ def _read(path: Path) -> dict[Key, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # orbax and tensorstore raise whatever their storage layers raise
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}: {reason:.160}): "
+            f"the checkpoint {path} is damaged ({type(error).__name__}: {first_line(error)}): "
             "remove that folder and make it again"
         ) from error
 

@@ -1,31 +1,25 @@
 """Flax modules at the widths of a compact network, for training and serving them in Flax itself.
 
-A layer's width is an attribute of its module (`features`, `out_features`), so that the parameters
-of a compact network do not fit into the module that they came from. The functions below bring the
-attributes into line with the parameters. What else a module computes from its old widths they
-cannot know; hence they run it on an example and compare it with the compact network.
+The fields that hold the widths are set from the parameters (see `width_fields`). What else a module
+computes from its old widths cannot be known, so the result is compared with the compact network.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx
 
 from jaxprune.dependency import CompactNetwork
-from jaxprune.errors import UserError
+from jaxprune.errors import UserError, first_line
+from jaxprune.networks.agreement import difference
+from jaxprune.networks.width_fields import Suspects, fit
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""{name: shape} of the parameters that a layer has itself."""
-
-_LINEN_NORMS = (nn.BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.InstanceNorm)  # no attribute for width
-_ATTENTION = "attention, which divides by the root of its head dimension: keep that group whole"
-_NNX_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)
-
+Path = tuple[str, ...]
 
 _REMEDY = (
     "write it so that it takes its widths from its inputs, give the mode in which the compact "
@@ -43,19 +37,18 @@ def linen_module(module: nn.Module, small: CompactNetwork, x: Any, **kwargs: Any
         narrow = linen_module(network, small, x, train=False)
         logits, updates = narrow.apply(small.params, x, train=True, mutable=["batch_stats"])
 
-    The result is of a subclass of the module's class, with the same attributes and methods. Its
-    `apply`, `init` and `init_with_output` set the width of each layer to that of its parameters
-    while they run: `Dense`, `DenseGeneral` (and so attention), `Conv`, `ConvLocal`,
-    `ConvTranspose`, `Einsum` and `Embed`. It is meant to be used through these methods; as a part
-    of another module, or after `bind`, it has its old widths. Attention divides by the root of its
-    head dimension, so that the group of query and key over that axis must be kept whole (by
-    `Limits`); heads and the channels of values may go.
+    The result is an instance of a subclass of the module's class, with the same fields and methods.
+    While its `apply`, `init` or `init_with_output` runs, each `Dense`, `DenseGeneral` (and so
+    attention), `Conv`, `ConvLocal`, `ConvTranspose`, `Einsum` and `Embed` has the width of its
+    parameters. As a part of another module, or after `bind`, it has its old widths. Attention
+    divides by the root of its head dimension, so the group of query and key over that axis must be
+    kept whole (see `Limits`); heads and the channels of values may go.
 
     Args:
         module: The unbound module that the compact network was made from.
         small: The compact network; its params are the module's variables, with an entry "params".
         x: Inputs `[B, ...]`, or a tuple of several, on which the result is compared with `small`.
-        **kwargs: Passed to the call that is compared, such as `train=False`: the mode in which
+        **kwargs: Arguments of the call that is compared, such as `train=False`: the mode in which
             `small` computes.
 
     Returns:
@@ -63,41 +56,20 @@ def linen_module(module: nn.Module, small: CompactNetwork, x: Any, **kwargs: Any
         makes new variables of the smaller shapes.
 
     Raises:
-        UserError: The params are not the module's variables; or the module computes something else
-            than `small` at the new widths, because a layer depends on the old ones otherwise than
-            by the attributes above. That layer is named.
+        UserError: The params are not the module's variables, or at the new widths the module
+            computes something else than `small`, because the width of a layer also shows elsewhere
+            in its code. That layer is named.
     """
     if not (isinstance(small.params, Mapping) and "params" in small.params):
         raise UserError(
             "linen_module needs a compact network of the module's variables, a mapping with an "
             f"entry 'params', not of a {type(small.params).__name__}; make it with from_linen"
         )
-    shapes = _own_shapes(nn.meta.unbox(small.params["params"]))
-    unadapted: dict[str, str] = {}
-
-    def at_new_widths(next_method: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer = context.module
-        own = shapes.get(layer.path)
-        if own:
-            inputs = args if context.method_name == "__call__" else ()
-            widths = _linen_widths(layer, own, inputs)
-            if not widths and not isinstance(layer, _LINEN_NORMS):
-                unadapted[_name(layer.path)] = type(layer).__name__
-            if _changes_scale(layer, widths):
-                unadapted[_name(layer.path[:-1])] = _ATTENTION
-            for name, value in widths.items():
-                # Flax makes its layers anew for each `apply`: this one is nobody else's.
-                object.__setattr__(layer, name, value)
-        return next_method(*args, **kwargs)
-
-    narrow = _intercepted(module, at_new_widths)
     inputs = x if isinstance(x, tuple) else (x,)
-    try:
+    with _layers_named(lambda layer: "/".join(layer.path) if layer.scope else ""):
+        narrow, seen = fitted(module, small.params)
         outputs = jax.jit(lambda v: narrow.apply(v, *inputs, **kwargs))(small.params)
-    except Exception as error:
-        where = _layer_of(error, lambda layer: _name(layer.path) if layer.scope else "")
-        raise _stuck(where, error) from error
-    _compare(outputs, jax.jit(small)(small.params, *inputs), unadapted)
+    _compare(outputs, jax.jit(small)(small.params, *inputs), seen.suspects)
     return narrow
 
 
@@ -112,161 +84,72 @@ def nnx_module(model: nnx.Module, small: CompactNetwork, x: Any, **kwargs: Any) 
         narrow.train()
         optimizer = nnx.Optimizer(narrow, optax.sgd(0.1), wrt=nnx.Param)
 
-    The attributes `in_features`, `out_features`, `num_features`, `kernel_shape` and the like of
     `Linear`, `LinearGeneral`, `Conv`, `ConvTranspose`, `Einsum`, `Embed`, `MultiHeadAttention` and
-    the normalisations are set to what the parameters have. NNX's attention has one head dimension
-    for queries, keys and values, so that these groups must be kept whole (by `Limits`); heads may
-    go.
+    the normalisations get the widths of their parameters. NNX's attention has one head dimension
+    for queries, keys and values, so these groups must be kept whole (see `Limits`); heads may go.
 
     Args:
-        model: The model that the compact network was made from. It is left as it is.
+        model: The model that the compact network was made from. It is not changed.
         small: The compact network. Its params are the variables of `from_nnx`, or an `nnx.State`
             or several, as `nnx.split` returns them.
         x: Inputs `[B, ...]`, or a tuple of several, on which the result is compared with `small`.
-        **kwargs: Passed to the call that is compared.
+        **kwargs: Arguments of the call that is compared.
 
     Returns:
         The copy, in the mode (training or evaluation) of `model`.
 
     Raises:
-        UserError: The params are not the model's; or the model computes something else than `small`
-            at the new widths, because a layer depends on the old ones otherwise than by the
-            attributes above. That layer is named.
+        UserError: As `linen_module`.
     """
     narrow = _filled(model, small.params)
-    unadapted: dict[str, str] = {}
-    dense = dict(nnx.iter_modules(model))
+    suspects: Suspects = {}
     for path, layer in nnx.iter_modules(narrow):
-        widths = _nnx_widths(layer)
-        if isinstance(layer, nnx.MultiHeadAttention) and layer.head_dim != widths["head_dim"]:
-            unadapted[_name(path)] = _ATTENTION
-        changed = _nnx_shapes(layer) != _nnx_shapes(dense[path])
-        if changed and (not widths or isinstance(layer, nnx.GroupNorm)):
-            unadapted[_name(path)] = type(layer).__name__
-        for name, value in widths.items():
-            setattr(layer, name, value)
+        own = {
+            name: value.shape
+            for name, value in vars(layer).items()
+            if isinstance(value, nnx.Param | nnx.BatchStat)
+        }
+        fit(layer, path, own, suspects)
     inputs = x if isinstance(x, tuple) else (x,)
     copy = nnx.clone(narrow)
     copy.eval()
-    names = {id(layer): _name(path) for path, layer in nnx.iter_modules(copy)}
-    try:
+    names = {id(layer): "/".join(map(str, path)) for path, layer in nnx.iter_modules(copy)}
+    with _layers_named(lambda layer: names.get(id(layer), "")):
         outputs = copy(*inputs, **kwargs)
-    except Exception as error:
-        where = _layer_of(error, lambda layer: names.get(id(layer), ""))
-        raise _stuck(where, error) from error
-    _compare(outputs, jax.jit(small)(small.params, *inputs), unadapted)
+    _compare(outputs, jax.jit(small)(small.params, *inputs), suspects)
     return narrow
 
 
-def _changes_scale(layer: Any, widths: Mapping[str, Any]) -> bool:
-    """Does a Linen layer make queries of another head dimension than before?"""
-    attention = isinstance(layer.parent, nn.MultiHeadDotProductAttention)
-    return attention and layer.name == "query" and layer.features[-1] != widths["features"][-1]
+class Seen(NamedTuple):
+    """What has been noticed of a module's layers in the calls so far.
+
+    Attributes:
+        fields: {path of a layer: {field: value}}, the widths that were set.
+        suspects: The layers that may not have followed.
+    """
+
+    fields: dict[Path, dict[str, Any]]
+    suspects: Suspects
 
 
-def _linen_widths(layer: Any, own: Shapes, inputs: tuple[Any, ...]) -> dict[str, Any]:
-    """The attributes of a Linen layer that follow from the shapes of its parameters."""
-    kernel = own.get("kernel", ())
-    match layer:
-        case nn.Dense():
-            return {"features": kernel[-1]}
-        case nn.DenseGeneral(features=int()):
-            return {"features": kernel[-1]}
-        case nn.DenseGeneral():
-            several: Any = layer.features
-            return {"features": kernel[-len(several) :]}
-        case nn.ConvTranspose():
-            return {"features": kernel[-2 if layer.transpose_kernel else -1]}
-        case nn.ConvLocal():
-            return {"features": kernel[-1]}
-        case nn.Conv():
-            groups = layer.feature_group_count
-            if groups > 1 and inputs:
-                groups = inputs[0].shape[-1] // kernel[-2]
-            return {"features": kernel[-1], "feature_group_count": groups}
-        case nn.Einsum():
-            return {"shape": kernel}
-        case nn.Embed():
-            rows, features = own["embedding"]
-            return {"num_embeddings": rows, "features": features}
-    return {}
+def fitted(module: nn.Module, variables: Mapping[str, Any]) -> tuple[Any, Seen]:
+    """A Linen module whose layers take the widths of the variables when it is called.
 
-
-def _nnx_widths(layer: Any) -> dict[str, Any]:
-    """The attributes of an NNX layer that follow from the shapes of its parameters."""
-    match layer:
-        case nnx.MultiHeadAttention():
-            width, heads, size = layer.query.kernel.shape
-            return {
-                "in_features": width,
-                "in_kv_features": layer.key.kernel.shape[0],
-                "num_heads": heads,
-                "num_kv_heads": layer.key.kernel.shape[-2],
-                "head_dim": size,
-                "qkv_features": heads * size,
-                "out_features": layer.out.kernel.shape[-1],
-            }
-        case nnx.Linear():
-            inputs, outputs = layer.kernel.shape
-            return {"in_features": inputs, "out_features": outputs}
-        case nnx.LinearGeneral():
-            shape = layer.kernel.shape[len(layer.batch_axis) :]
-            rank = len(layer.in_features)
-            return {"in_features": shape[:rank], "out_features": shape[rank:]}
-        case nnx.Conv():
-            shape = layer.kernel.shape
-            inputs, outputs = shape[-2:]
-            # Removed channels of a grouped convolution take their groups with them.
-            groups = layer.feature_group_count
-            if groups > 1:
-                groups = outputs // (layer.out_features // groups)
-            return {
-                "in_features": inputs * groups,
-                "out_features": outputs,
-                "feature_group_count": groups,
-                "kernel_shape": shape,
-            }
-        case nnx.ConvTranspose():
-            shape = layer.kernel.shape
-            inputs, outputs = shape[-2:]
-            if layer.transpose_kernel:
-                inputs, outputs = outputs, inputs
-            return {"in_features": inputs, "out_features": outputs, "kernel_shape": shape}
-        case nnx.Einsum():
-            bias = layer.bias.shape if layer.bias is not None else None
-            return {"kernel_shape": layer.kernel.shape, "bias_shape": bias}
-        case nnx.Embed():
-            rows, features = layer.embedding.shape
-            return {"num_embeddings": rows, "features": features}
-        case _ if isinstance(layer, _NNX_NORMS):
-            sizes = [shape[-1] for shape in _nnx_shapes(layer).values()]
-            return {"num_features": sizes[0]} if sizes else {}
-    return {}
-
-
-def _nnx_shapes(layer: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        name: value.shape
-        for name, value in vars(layer).items()
-        if isinstance(value, nnx.Param | nnx.BatchStat)
-    }
-
-
-def _own_shapes(params: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, tuple[int, ...]]]:
-    """{path of a layer: shapes of the parameters that it has itself}."""
-
-    def walk(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-        yield path, {name: np.shape(v) for name, v in node.items() if not isinstance(v, Mapping)}
-        for name, value in node.items():
-            if isinstance(value, Mapping):
-                yield from walk(value, (*path, name))
-
-    return dict(walk(params, ()))
-
-
-def _intercepted(module: nn.Module, interceptor: Any) -> Any:
-    """The module with an interceptor of its layers' calls around all that is computed with it."""
+    Returns:
+        The module, an instance of a subclass; and what is seen of its layers at each call.
+    """
     base = type(module)
+    shapes = dict(_own_shapes(nn.meta.unbox(variables["params"])))
+    seen = Seen({}, {})
+
+    def interceptor(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module  # Flax makes its layers anew for each call: it is used nowhere else
+        if own := shapes.get(layer.path):
+            called = args and context.method_name == "__call__"
+            shape = getattr(args[0], "shape", ()) if called else ()
+            channels = shape[-1] if shape else None
+            seen.fields[layer.path] = fit(layer, layer.path, own, seen.suspects, channels)
+        return method(*args, **kwargs)
 
     def around(name: str) -> Any:
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -280,12 +163,24 @@ def _intercepted(module: nn.Module, interceptor: Any) -> Any:
     methods = {name: around(name) for name in ("apply", "init", "init_with_output")}
     about = {"__module__": base.__module__, "__doc__": base.__doc__}
     kind: Any = type(base.__name__, (base,), methods | about)
-    attributes = {
+    return kind(**linen_attributes(module)), seen
+
+
+def linen_attributes(module: nn.Module) -> dict[str, Any]:
+    """The arguments that an unbound module was made with."""
+    return {
         field.name: getattr(module, field.name)
         for field in dataclasses.fields(module)  # type: ignore[arg-type]
-        if field.init and field.name != "parent"
+        if field.init and field.name not in ("parent", "name")
     }
-    return kind(**attributes)
+
+
+def _own_shapes(node: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """(path of a layer, {name: shape} of the parameters that it holds itself)."""
+    yield path, {name: np.shape(v) for name, v in node.items() if not isinstance(v, Mapping)}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _own_shapes(value, (*path, name))
 
 
 def _filled(model: nnx.Module, params: Any) -> Any:
@@ -302,54 +197,33 @@ def _filled(model: nnx.Module, params: Any) -> Any:
     except Exception as error:
         raise UserError(
             "the compact network's params are not those of this model "
-            f"({type(error).__name__}: {_first_line(error)}); make it with from_nnx(model)"
+            f"({type(error).__name__}: {first_line(error)}); make it with from_nnx(model)"
         ) from error
     return narrow
 
 
-def _compare(outputs: Any, expected: Any, unadapted: Mapping[str, str]) -> None:
+@contextmanager
+def _layers_named(name: Callable[[Any], str]) -> Iterator[None]:
+    """Turns an exception into a UserError that names the innermost layer in whose code it arose."""
+    try:
+        yield
+    except Exception as error:
+        where, traceback = "the module", error.__traceback__
+        while traceback is not None:
+            layer = traceback.tb_frame.f_locals.get("self")
+            if isinstance(layer, nn.Module | nnx.Module) and name(layer):
+                where = f"layer '{name(layer)}'"
+            traceback = traceback.tb_next
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{where} cannot run at the new widths ({reason}); {_REMEDY}") from error
+
+
+def _compare(outputs: Any, expected: Any, suspects: Suspects) -> None:
     """Raises UserError unless a module computes what the compact network computes."""
-    computed: Any = jax.tree.structure(outputs)
-    if computed == jax.tree.structure(expected):
-        pairs = zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True)
-        if all(_close(output, wanted) for output, wanted in pairs):
-            return
-    suspects = ", ".join(f"'{path}' ({kind})" for path, kind in unadapted.items())
-    raise UserError(
-        "at the new widths the module computes something else than the compact network: "
-        + (f"see {suspects}; " if suspects else "")
-        + _REMEDY
-    )
-
-
-def _close(output: Any, wanted: Any) -> bool:
-    scale = max(float(jnp.abs(wanted).max(initial=0)), 1.0)
-    return output.shape == wanted.shape and bool(jnp.allclose(output, wanted, 1e-3, 1e-4 * scale))
-
-
-def _stuck(where: str, error: Exception) -> UserError:
-    layer = f"layer '{where}'" if where else "the module"
-    return UserError(
-        f"{layer} cannot run at the new widths ({type(error).__name__}: {_first_line(error)}); "
-        + _REMEDY
-    )
-
-
-def _layer_of(error: BaseException, name: Any) -> str:
-    """The name of the innermost module in whose method an exception was raised."""
-    found = ""
-    traceback = error.__traceback__
-    while traceback is not None:
-        layer = traceback.tb_frame.f_locals.get("self")
-        if isinstance(layer, nn.Module | nnx.Module):
-            found = name(layer) or found
-        traceback = traceback.tb_next
-    return found
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return "/".join(map(str, path))
-
-
-def _first_line(error: Exception) -> str:
-    return f"{(str(error).strip().splitlines() or ['no reason given'])[0]:.300}"
+    found = difference(outputs, expected)
+    if found:
+        see = ", ".join(f"'{path}' ({kind})" for path, kind in suspects.items())
+        raise UserError(
+            "at the new widths the module computes something else than the compact network "
+            f"({found}): {f'see {see}; ' if see else ''}{_REMEDY}"
+        )

@@ -23,7 +23,7 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxprune.dependency import CompactNetwork
-from jaxprune.errors import UserError
+from jaxprune.errors import UserError, first_line
 from jaxprune.files import checkpoint
 from jaxprune.networks.export import program
 
@@ -159,9 +159,8 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
     except UserError:
         raise
     except Exception as error:  # whatever parsing a damaged file brings up
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(
-            f"the model in {folder} is damaged ({type(error).__name__}: {reason:.160}): "
+            f"the model in {folder} is damaged ({type(error).__name__}: {first_line(error)}): "
             "remove that folder and make it again"
         ) from error
 

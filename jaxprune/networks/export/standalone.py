@@ -1,27 +1,26 @@
-"""A run's network as a Flax Linen module in a file of its own, which needs flax alone.
+"""A run's network as a Flax Linen module in a file of its own, which needs Flax alone.
 
-The file holds the source of the bundled model's module, the number of features that is left of each
-layer, and functions that bring the two together. It is meant to be read, copied and changed.
+The file holds the source of the bundled model's module, the features that each layer has left, and
+functions that bring the two together. It is meant to be read, copied and changed.
 """
 
 import ast
-import dataclasses
 import importlib.util
 import inspect
 import json
 import tempfile
-import textwrap
-from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from flax import serialization
 
 from jaxprune.errors import UserError
-from jaxprune.networks.export.rebuild import Rebuilt, agree, example
+from jaxprune.networks.agreement import difference
+from jaxprune.networks.export.rebuild import Rebuilt, example
+from jaxprune.networks.narrow import fitted, linen_attributes
 from jaxprune.version import __version__
 
 SOURCE = "network.py"
@@ -29,15 +28,14 @@ VARIABLES = "variables.msgpack"
 FILES = (SOURCE, VARIABLES)
 """What `linen` writes."""
 
-_IMPORTS = """\
-from pathlib import Path
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
-from flax import serialization
-"""
+_IMPORTS = (
+    "from pathlib import Path",
+    "from typing import Any",
+    "import jax",
+    "import jax.numpy as jnp",
+    "from flax import linen as nn",
+    "from flax import serialization",
+)
 
 _DOCSTRING = '''\
 """{name} for {dataset}, pruned: a Flax Linen network that needs flax alone.
@@ -47,30 +45,30 @@ _DOCSTRING = '''\
     variables = network.load()
     logits = network.apply(variables, network.preprocess(images))
 
-The module below is the whole one; FEATURES says what is left of its layers, and `apply` and `init`
-build each layer at that size. Written by jaxprune {version} (Apache-2.0), from which the module is.
+The module below is the dense one; `apply` and `init` build each layer with the features that
+FEATURES gives it. Written by jaxprune {version} (Apache-2.0), which the module was copied from.
 """
 '''
 
 _FUNCTIONS = '''\
 MODULE = {module}
-"""The network as it was before pruning."""
+"""The network before pruning."""
 
 FEATURES: dict[str, int] = {features}
-"""{{layer: its features}} that are left."""
+"""{{layer: its features after pruning}}."""
 
 INPUT_SHAPE: tuple[int, ...] = {input_shape}
 """Shape of one input, without the batch axis."""
 
 KEPT_INPUTS: list[int] | None = {kept_inputs}
-"""Entries of an input's last axis that are read; None: all."""
+"""The entries of an input's last axis that the network reads; None for all."""
 
 MEAN, STD = {mean}, {std}
-"""Of each channel of the training images, on the scale 0..1."""
+"""Of each channel of the training images, on a scale from 0 to 1."""
 
 
 def preprocess(images: Any) -> jax.Array:
-    """Images as the network takes them.
+    """Turns images into inputs of the network.
 
     Args:
         images: uint8 `[B, {image_shape}]`.
@@ -88,7 +86,7 @@ def load(path: Path | str = Path(__file__).with_name("{variables}")) -> dict[str
 
 
 def init(key: jax.Array) -> dict[str, Any]:
-    """Fresh variables of the same shapes.
+    """New variables of the same shapes.
 
     Args:
         key: A PRNG key.
@@ -101,11 +99,11 @@ def apply(variables: dict[str, Any], x: jax.Array, train: bool = False, **option
     """Logits `[B, {classes}]`.
 
     Args:
-        variables: As `load` and `init` give them.
-        x: float32 `[B, *INPUT_SHAPE]`, as `preprocess` gives them.
-        train: Whether BatchNorm normalises by the batch.
-        **options: For `flax.linen.Module.apply`; where there is BatchNorm, training takes
-            `mutable=["batch_stats"]` and gives (logits, new statistics).
+        variables: What `load` or `init` returned.
+        x: float32 `[B, *INPUT_SHAPE]`, as `preprocess` returns it.
+        train: Whether BatchNorm normalises by the batch's statistics.
+        **options: For `flax.linen.Module.apply`. A network with BatchNorm is trained with
+            `mutable=["batch_stats"]`, and then returns (logits, new statistics).
     """
     with nn.intercept_methods(_at_its_size):
         return MODULE.apply(variables, _read(x), train=train, **options)
@@ -116,7 +114,7 @@ def _read(x: jax.Array) -> jax.Array:
 
 
 def _at_its_size(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Sets the features of a layer before it computes: Flax makes layers anew for each call."""
+    """Sets a layer's features before it computes; Flax makes layers anew for each call."""
     layer = "/".join(context.module.path)
     if layer in FEATURES:
         object.__setattr__(context.module, "features", FEATURES[layer])
@@ -127,10 +125,10 @@ def _at_its_size(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
 def linen(path: Path, rebuilt: Rebuilt) -> None:
     """Writes a network as ``network.py`` and ``variables.msgpack``.
 
-    The written files are loaded again and compared with the network before they take their place.
+    The written files are loaded and compared with the network before they take their place.
 
     Args:
-        path: The folder; it is made if there is none, and files of these names are replaced.
+        path: The folder; it is made if missing, and files of these names in it are replaced.
         rebuilt: The network.
 
     Raises:
@@ -151,15 +149,22 @@ def linen(path: Path, rebuilt: Rebuilt) -> None:
 
 def source(rebuilt: Rebuilt) -> str:
     """The content of ``network.py``."""
-    loaded, network, _, small = rebuilt
+    loaded, network, structure, small = rebuilt
     about = loaded.metadata
-    module: Any = inspect.getmodule(type(network.module))
-    imports, body = _split(inspect.getsource(module))
+    kept_inputs = None
+    for group in structure.groups:
+        if group.name.startswith("input") and len(loaded.kept[group.name]) < group.size:
+            kept_inputs = list(loaded.kept[group.name])
+    x = example(loaded) if kept_inputs is None else example(loaded)[..., kept_inputs]
+    narrow, seen = fitted(network.module, small.params)
+    jax.eval_shape(narrow.apply, small.params, x)
+    features = {"/".join(path): of["features"] for path, of in seen.fields.items() if of}
+    arguments = (f"{name}={value!r}" for name, value in linen_attributes(network.module).items())
     functions = _FUNCTIONS.format(
-        module=_constructor(network.module),
-        features=_table(dict(_features(small.params["params"]))),
+        module=f"{type(network.module).__name__}({', '.join(arguments)})",
+        features=json.dumps(features, indent=4).replace("\n}", ",\n}"),
         input_shape=loaded.input_shape,
-        kept_inputs=_numbers(_kept_inputs(rebuilt)),
+        kept_inputs=pformat(kept_inputs, width=100, compact=True),
         mean=about["inputs"]["mean"],
         std=about["inputs"]["std"],
         image_shape=", ".join(map(str, about["image_shape"])),
@@ -170,80 +175,29 @@ def source(rebuilt: Rebuilt) -> str:
     docstring = _DOCSTRING.format(
         name=network.name, dataset=about.get("dataset"), version=__version__
     )
-    body = body.strip()
-    gap = ["", ""] if body.startswith(("class", "def")) else [""]
-    return "\n".join([docstring, _merged(_IMPORTS, imports), *gap, body, "", "", functions])
+    imports, module = _split(inspect.getsource(inspect.getmodule(type(network.module)) or ast))
+    return "\n\n\n".join([f"{docstring}\n{imports}", module, functions])
 
 
 def _check(folder: Path, rebuilt: Rebuilt) -> None:
-    spec = importlib.util.spec_from_file_location("network", folder / SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
+    spec: Any = importlib.util.spec_from_file_location("network", folder / SOURCE)
     written = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(written)
-    x = example(rebuilt.loaded)
-    if not agree(written.apply(written.load(), x), rebuilt.loaded(rebuilt.loaded.params, x)):
+    loaded, x = rebuilt.loaded, example(rebuilt.loaded)
+    found = difference(written.apply(written.load(), x), loaded(loaded.params, x))
+    if found:
         raise UserError(
-            f"the Flax module of {rebuilt.network.name} computes something else than the model: "
-            "a bug of jaxprune, please report it"
+            f"the Flax module of {rebuilt.network.name} computes something else than the model "
+            f"({found}): a bug of jaxprune, please report it"
         )
 
 
-def _features(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
-    """(path, features) of each layer with a kernel; normalisations follow their inputs."""
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _features(value, (*path, name))
-        elif name == "kernel":
-            yield "/".join(path), int(np.shape(value)[-1])
-
-
-def _kept_inputs(rebuilt: Rebuilt) -> list[int] | None:
-    """What is left of the inputs' last axis, if something was removed."""
-    for group in rebuilt.structure.groups:
-        kept = rebuilt.loaded.kept[group.name]
-        if group.name.startswith("input") and len(kept) < group.size:
-            return list(kept)
-    return None
-
-
-def _constructor(module: nn.Module) -> str:
-    """What to type for an unbound module."""
-    values = (
-        f"{field.name}={getattr(module, field.name)!r}"
-        for field in dataclasses.fields(module)  # type: ignore[arg-type]
-        if field.init and field.name not in ("parent", "name")
-    )
-    return f"{type(module).__name__}({', '.join(values)})"
-
-
-def _table(features: Mapping[str, int]) -> str:
-    """A dict as it is typed, an entry a line."""
-    return json.dumps(features, indent=4).replace("\n}", ",\n}")
-
-
-def _numbers(numbers: list[int] | None) -> str:
-    """A list as it is typed."""
-    if numbers is None:
-        return "None"
-    lines = textwrap.fill(
-        f"{', '.join(map(str, numbers))},", 100, initial_indent="    ", subsequent_indent="    "
-    )
-    return f"[\n{lines}\n]"
-
-
 def _split(text: str) -> tuple[str, str]:
-    """The imports of a file, and what follows them; its docstring is left out."""
-    nodes = ast.parse(text).body
-    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-    after = max(node.end_lineno or 0 for node in imports)
-    return "\n".join(map(ast.unparse, imports)), "\n".join(text.splitlines()[after:])
-
-
-def _merged(*texts: str) -> str:
-    """Import statements, those of the standard library first."""
-    unsorted = {line for text in texts for line in text.splitlines() if line}
-    lines = sorted(unsorted, key=lambda line: (line.startswith("from"), line))
-    others = [line for line in lines if line.split()[1].split(".")[0] in ("jax", "flax")]
-    own = [line for line in lines if line not in others]
-    return "\n".join([*own, "", *others])
+    """The imports of a source beside `_IMPORTS`, in order, and its text below them."""
+    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    lines = {*_IMPORTS, *map(ast.unparse, nodes)}
+    ordered = sorted(lines, key=lambda line: (line.startswith("from"), line))
+    others = [line for line in ordered if line.split()[1].split(".")[0] in ("jax", "flax")]
+    standard = [line for line in ordered if line not in others]
+    below = text.splitlines()[nodes[-1].end_lineno :]
+    return "\n".join([*standard, "", *others]), "\n".join(below).strip()
