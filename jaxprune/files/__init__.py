@@ -1,5 +1,6 @@
-"""What lies on disk, whole or not at all.
+"""Everything on disk, written whole or not at all.
 
-`checkpoint` keeps pytrees of arrays, `run_folder` is the folder of a run with all that resuming
-needs, and `interrupts` lets Ctrl-C wait until something is written.
+`checkpoint` stores pytrees of arrays in folders, `arrays` in single files, and `run_folder` is the
+folder of a run with all that resuming needs. `trees` and `whole` are what these have in common;
+`interrupts` makes Ctrl-C wait until something is written.
 """

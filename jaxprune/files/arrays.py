@@ -1,22 +1,19 @@
-"""A pytree of arrays in one file that can be kept, copied and sent: NumPy's ``.npz``.
+"""A pytree of arrays in one NumPy file (``.npz``), easy to keep, copy and send.
 
-The file holds each array under its place in the tree and, as JSON, the places, the data types and
-whatever there is to say about the arrays. Nothing is pickled.
+Each array is stored under its place in the tree, beside JSON with the places, the data types and
+whatever the caller says about the arrays. Nothing is pickled.
 """
 
 import json
-import os
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxprune.errors import UserError
-from jaxprune.files.checkpoint import leaves_by_key, nested, spelled
+from jaxprune.files.trees import Key, leaves_by_key, rebuilt, spelled
+from jaxprune.files.whole import check_format, reading, replacing
 
 _ABOUT = "about.json"
 _FORMAT = 1
@@ -28,7 +25,7 @@ def save(path: Path, tree: Any, about: Mapping[str, Any] | None = None) -> None:
     Args:
         path: The file; missing folders are made.
         tree: Any pytree of arrays or numbers. Keys of dicts must be strings.
-        about: What `about` gives back: anything that JSON can hold.
+        about: Anything that JSON can hold; the function `about` returns it.
 
     Raises:
         OSError: The file cannot be written.
@@ -43,15 +40,8 @@ def save(path: Path, tree: Any, about: Mapping[str, Any] | None = None) -> None:
     if len(arrays) != len(leaves):
         raise ValueError("two places of the tree are spelled alike")
     text = np.frombuffer(json.dumps(manifest).encode(), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **{_ABOUT: text}, **arrays)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{_ABOUT: text}, **arrays)
 
 
 def load(path: Path, like: Any = None) -> Any:
@@ -59,27 +49,14 @@ def load(path: Path, like: Any = None) -> Any:
 
     Args:
         path: A file that `save` wrote.
-        like: A pytree with the structure to give back; its leaves only mark places. Without it the
+        like: A pytree of the structure to give back; its leaves only mark places. Without it the
             tree comes back in dicts and lists alone.
-
-    Returns:
-        The pytree.
 
     Raises:
         UserError: The file is missing, damaged, of a newer version, or does not fit ``like``.
     """
     _, arrays = _read(path, contents=True)
-    if like is None:
-        return nested(arrays)
-    wanted = [key for key, _ in leaves_by_key(like)]
-    if set(wanted) != set(arrays):
-        missing = sorted(spelled(key) for key in set(wanted) - set(arrays))
-        extra = sorted(spelled(key) for key in set(arrays) - set(wanted))
-        raise UserError(
-            f"{path} holds other arrays than are needed: "
-            f"{len(missing)} missing {missing[:3]}, {len(extra)} not expected {extra[:3]}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in wanted])
+    return rebuilt(arrays, like, str(path))
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -91,26 +68,17 @@ def about(path: Path) -> dict[str, Any]:
     return _read(path, contents=False)[0]["about"]
 
 
-def _read(path: Path, *, contents: bool) -> tuple[dict[str, Any], dict[tuple, np.ndarray]]:
+def _read(path: Path, *, contents: bool) -> tuple[dict[str, Any], dict[Key, np.ndarray]]:
     """The manifest, and the arrays by their places."""
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    try:
-        with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
-            manifest = json.loads(file[_ABOUT].tobytes())
-            if manifest["format"] > _FORMAT:
-                raise UserError(
-                    f"{path} was written by a newer version of jaxprune (format "
-                    f"{manifest['format']}, this one reads {_FORMAT}): upgrade jaxprune to read it"
-                )
-            found = {}
-            for leaf in manifest["leaves"] if contents else ():
-                key, dtype = tuple(leaf["key"]), np.dtype(leaf["dtype"])
-                array = file[spelled(key)]
-                # NumPy gives types that are not its own, such as bfloat16, back as bytes.
-                found[key] = array if array.dtype == dtype else array.view(dtype)
-            return manifest, found
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged, or not a file of jaxprune: {error}") from error
+    with reading(str(path)), path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
+        manifest = json.loads(file[_ABOUT].tobytes())
+        check_format(str(path), manifest["format"], _FORMAT)
+        found = {}
+        for leaf in manifest["leaves"] if contents else ():
+            key, dtype = tuple(leaf["key"]), np.dtype(leaf["dtype"])
+            array = file[spelled(key)]
+            # NumPy gives types that are not its own, such as bfloat16, back as bytes.
+            found[key] = array if array.dtype == dtype else array.view(dtype)
+        return manifest, found

@@ -1,13 +1,12 @@
-"""Pytrees on disk: saved whole or not at all, checked when they are read.
+"""Checkpoints: pytrees on disk, saved whole or not at all, and verified when they are read.
 
 A checkpoint is a folder::
 
-    arrays/       the arrays, as orbax writes a nested dict: any program with orbax reads them
+    arrays/       a nested dict of arrays that any program can read with orbax
     leaves.json   place, shape, data type and CRC-32 of every array
 
-orbax stores arrays only, none without elements, and gives named tuples back as dicts;
-``leaves.json`` closes these gaps and tells a damaged checkpoint from a whole one. Nothing is
-pickled, so reading a checkpoint runs no code of whoever wrote it.
+Orbax cannot store arrays without elements, and returns named tuples as dicts; ``leaves.json`` fills
+these gaps and reveals damage. Nothing is pickled, so reading a checkpoint runs no foreign code.
 """
 
 import json
@@ -16,43 +15,44 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxprune.errors import UserError, first_line
-from jaxprune.files import interrupts
-
-Key = tuple[str | int, ...]
-"""Place of a leaf: names in dicts, named tuples and dataclasses, indices in lists and tuples."""
+from jaxprune.errors import UserError
+from jaxprune.files import arrays, interrupts
+from jaxprune.files.trees import Key, leaves_by_key, rebuilt, spelled
+from jaxprune.files.whole import check_format, reading
 
 _LONE = "array"
 _FORMAT = 1
 _ARRAYS = "arrays"
 _LEAVES = "leaves.json"
-_BYTES = "arrays.npz"
+_ONE_FILE = "arrays.npz"
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
-    """Writes a pytree of arrays to the folder ``path``; what was there stays until it is complete.
+    """Writes a pytree of arrays to a folder, replacing an earlier checkpoint only once complete.
 
-    The new checkpoint is written beside the old one and then takes its name, so that a process
-    killed at any moment leaves the old or the new one, never a mixture.
+    A process killed at any moment leaves the old or the new checkpoint, never a mixture.
 
     Args:
-        path: Folder of the checkpoint; relative paths are resolved, missing parents made.
+        path: Folder of the checkpoint; missing parents are made.
         tree: Any pytree whose leaves are arrays or numbers. Keys of dicts must be strings.
 
     Raises:
-        ValueError: A leaf is no array (a string, an object), or a dict has a key that is no string.
-        UserError: ``path`` is there and is no checkpoint.
+        ValueError: A leaf is not an array (a string, an object), or a key of a dict not a string.
+        UserError: ``path`` exists and is not a checkpoint.
         OSError: The folder cannot be written.
     """
     path = Path(path).expanduser().resolve()
-    _check_replaceable(path)
+    checkpoint = (path / _LEAVES).is_file()
+    if path.exists() and not checkpoint and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is there and is no checkpoint: choose another place or remove it")
     leaves = [(key, _array(key, leaf)) for key, leaf in leaves_by_key(tree)]
     manifest = {
         "format": _FORMAT,
@@ -85,10 +85,9 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
 
     Args:
         path: Folder that `save` wrote.
-        like: A pytree with the structure to give back, for instance the ``init(...)`` of the state
-            that was saved. Its leaves only mark places: shapes and types are those of the
-            checkpoint, so an archive that grew comes back at its size. Without it, the pytree comes
-            back as `plain` gives it.
+        like: A pytree of the structure to return, such as the ``init(...)`` of the saved state. Its
+            leaves only mark places: shapes and types are those of the checkpoint. Without it, the
+            pytree comes back in dicts and lists, as `jaxprune.files.trees.plain` returns it.
 
     Returns:
         The pytree, with `numpy.ndarray` leaves.
@@ -100,22 +99,11 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     path = Path(path).expanduser().resolve()
     if not exists(path):
         raise UserError(f"no checkpoint at {path}")
-    leaves = _read(path)
-    if like is None:
-        return nested(leaves)
-    wanted = [key for key, _ in leaves_by_key(like)]
-    if set(wanted) != set(leaves):
-        missing = sorted(spelled(key) for key in set(wanted) - set(leaves))
-        extra = sorted(spelled(key) for key in set(leaves) - set(wanted))
-        raise UserError(
-            f"the checkpoint {path} belongs to another configuration or version: "
-            f"{len(missing)} arrays missing {missing[:3]}, {len(extra)} not expected {extra[:3]}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[key] for key in wanted])
+    return rebuilt(_read(path), like, f"the checkpoint {path}")
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Says whether a checkpoint is there, after undoing a replacement that was killed half way."""
+    """Whether there is a checkpoint, after undoing a replacement that was killed half way."""
     path = Path(path).expanduser().resolve()
     if not path.exists():
         for old in path.parent.glob(f".{path.name}.*.old"):
@@ -124,31 +112,11 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return (path / _LEAVES).is_file()
 
 
-def plain(tree: Any) -> Any:
-    """The pytree in dicts and lists alone, as `load` gives it back without a template.
-
-    Named tuples and dataclasses become dicts, tuples become lists, and containers without any leaf
-    are left out.
-
-    Raises:
-        ValueError: A dict has a key that is no string.
-    """
-    return nested(dict(leaves_by_key(tree)))
-
-
-def _check_replaceable(path: Path) -> None:
-    """Raises UserError where something stands that is not ours to remove."""
-    if not path.exists() or (path / _LEAVES).is_file():
-        return
-    if not path.is_dir() or any(path.iterdir()):
-        raise UserError(f"{path} is there and is no checkpoint: choose another place or remove it")
-
-
 def _replace(path: Path, fresh: Path) -> None:
-    """Gives ``fresh`` the name ``path``, keeping what had that name until then."""
+    """Renames ``fresh`` to ``path``, keeping what had that name until then."""
     if path.exists():
-        # A folder cannot be renamed onto another: for a moment only `.old` is there, and if the
-        # process is killed in it, `exists` puts it back.
+        # A folder cannot replace another in one step: if the process is killed while only `.old`
+        # is there, `exists` puts it back.
         path.rename(fresh.with_suffix(".old"))
     fresh.rename(path)
     for old in path.parent.glob(f".{path.name}.*.old"):
@@ -156,8 +124,8 @@ def _replace(path: Path, fresh: Path) -> None:
 
 
 def _checkpointer() -> Any:
-    """An orbax checkpointer of this process alone, also where several work together."""
-    import orbax.checkpoint as ocp  # a second of import time, of which `--help` has no need
+    """An orbax checkpointer for this process alone, also in a run of several processes."""
+    import orbax.checkpoint as ocp  # takes a second, which `--help` need not spend
 
     if jax.process_count() == 1:
         return ocp.PyTreeCheckpointer()
@@ -172,18 +140,25 @@ def _checkpointer() -> Any:
 
 
 def _write_arrays(fresh: Path, stored: list[tuple[Key, np.ndarray]], path: Path) -> None:
-    """Has orbax write; what the system refuses it, such as space, is an OSError about `path`.
+    """Writes the arrays with orbax; errors of the system, such as a full disk, are about `path`.
 
-    Of several processes orbax lets only the first write numpy arrays: the others write the bytes.
+    Orbax lets only the first of several processes write numpy arrays; the others write one file.
     """
     if jax.process_index() > 0:
-        np.savez(fresh / _BYTES, *(np.frombuffer(array.tobytes(), np.uint8) for _, array in stored))
+        arrays.save(fresh / _ONE_FILE, [array for _, array in stored])
         return
+    tree: dict[str, Any] = {}
+    for key, array in stored:
+        *parents, last = key or (_LONE,)
+        node = tree
+        for part in parents:
+            node = node.setdefault(str(part), {})
+        node[str(last)] = array
     try:
-        # An interrupted event loop of orbax's complains on the terminal.
+        # Orbax's event loop, when interrupted, complains on the terminal.
         with interrupts.held(), _checkpointer() as checkpointer:
-            checkpointer.save(fresh / _ARRAYS, _nested_dict(stored))
-    except ValueError as error:  # tensorstore's for everything, with the system's number in it
+            checkpointer.save(fresh / _ARRAYS, tree)
+    except ValueError as error:  # tensorstore's only error, with the system's number in it
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if number is None:
             raise
@@ -192,69 +167,32 @@ def _write_arrays(fresh: Path, stored: list[tuple[Key, np.ndarray]], path: Path)
 
 
 def _read(path: Path) -> dict[Key, np.ndarray]:
-    try:
+    what = f"the checkpoint {path}"
+    with reading(what):
         manifest = json.loads((path / _LEAVES).read_text())
-        if manifest["format"] > _FORMAT:
-            raise UserError(
-                f"the checkpoint {path} was written by a newer version of jaxprune (format "
-                f"{manifest['format']}, this one reads {_FORMAT}): upgrade jaxprune to load it"
-            )
-        if manifest["format"] != _FORMAT:
-            raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
-        stored = _read_arrays(path, [leaf for leaf in manifest["leaves"] if 0 not in leaf["shape"]])
-        return {tuple(leaf["key"]): _checked(leaf, stored) for leaf in manifest["leaves"]}
-    except UserError:
-        raise
-    except Exception as error:  # orbax and tensorstore raise whatever their storage layers raise
-        raise UserError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}: {first_line(error)}): "
-            "remove that folder and make it again"
-        ) from error
+        check_format(what, manifest["format"], _FORMAT)
+        leaves = manifest["leaves"]
+        stored = iter(_read_arrays(path, [leaf for leaf in leaves if 0 not in leaf["shape"]]))
+        found = {}
+        for leaf in leaves:
+            key, shape, dtype = tuple(leaf["key"]), tuple(leaf["shape"]), np.dtype(leaf["dtype"])
+            array = np.zeros(shape, dtype) if 0 in shape else np.asarray(next(stored))
+            if (array.shape, array.dtype, _checksum(array)) != (shape, dtype, leaf["crc32"]):
+                raise ValueError(f"{spelled(key)} is not what was written")
+            found[key] = array
+        return found
 
 
-def _read_arrays(path: Path, leaves: list[dict[str, Any]]) -> dict[str, Any]:
-    """The nested dict of the arrays that have elements."""
+def _read_arrays(path: Path, leaves: list[dict[str, Any]]) -> list[Any]:
+    """The arrays of those leaves in the manifest that have elements."""
     if not leaves:
-        return {}
-    if not (path / _BYTES).exists():
-        with _checkpointer() as checkpointer:
-            return checkpointer.restore(path / _ARRAYS)
-    with np.load(path / _BYTES) as file:
-        arrays = [file[name] for name in file.files]
-    return _nested_dict(
-        (tuple(leaf["key"]), array.view(np.dtype(leaf["dtype"])).reshape(leaf["shape"]))
-        for leaf, array in zip(leaves, arrays, strict=True)
-    )
-
-
-def _checked(leaf: dict[str, Any], stored: Any) -> np.ndarray:
-    """One array of the manifest, from the nested dict ``stored``, equal to what was written."""
-    shape, dtype = tuple(leaf["shape"]), np.dtype(leaf["dtype"])
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    for part in leaf["key"] or (_LONE,):
-        stored = stored[str(part)]
-    array = np.asarray(stored)
-    if (array.shape, array.dtype, _checksum(array)) != (shape, dtype, leaf["crc32"]):
-        raise ValueError(f"{spelled(leaf['key'])} is not what was written")
-    return array
-
-
-def leaves_by_key(tree: Any) -> list[tuple[Key, Any]]:
-    """The leaves of a pytree with their places, in JAX's order."""
-    return [
-        (tuple(_key_part(entry) for entry in path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-
-
-def _key_part(entry: Any) -> str | int:
-    match entry:
-        case jax.tree_util.DictKey(key=str(name)) | jax.tree_util.GetAttrKey(name=name):
-            return name
-        case jax.tree_util.SequenceKey(idx=index) | jax.tree_util.FlattenedIndexKey(key=index):
-            return index
-    raise ValueError(f"a checkpoint needs dicts with strings as keys, not {entry}")
+        return []
+    if (path / _ONE_FILE).exists():
+        return arrays.load(path / _ONE_FILE)
+    with _checkpointer() as checkpointer:
+        tree = checkpointer.restore(path / _ARRAYS)
+    keys = (map(str, leaf["key"] or (_LONE,)) for leaf in leaves)
+    return [reduce(getitem, key, tree) for key in keys]
 
 
 def _array(key: Key, leaf: Any) -> np.ndarray:
@@ -264,35 +202,5 @@ def _array(key: Key, leaf: Any) -> np.ndarray:
     return array
 
 
-def spelled(key: Iterable[str | int]) -> str:
-    """A place as one word."""
-    return "/".join(map(str, key)) or "the array"
-
-
 def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.size else 0
-
-
-def _nested_dict(leaves: Iterable[tuple[Key, np.ndarray]]) -> dict[str, Any]:
-    """The nested dict that orbax stores; indices become strings, a lone array gets a name."""
-    tree: dict[str, Any] = {}
-    for key, array in leaves:
-        *parents, last = key or (_LONE,)
-        node = tree
-        for part in parents:
-            node = node.setdefault(str(part), {})
-        node[str(last)] = array
-    return tree
-
-
-def nested(leaves: dict[Key, Any]) -> Any:
-    """Dicts and lists as the keys have them."""
-    if list(leaves) == [()]:
-        return leaves[()]
-    children: dict[str | int, dict[Key, Any]] = {}
-    for (first, *rest), array in leaves.items():
-        children.setdefault(first, {})[tuple(rest)] = array
-    tree = {part: nested(below) for part, below in children.items()}
-    if tree and all(isinstance(part, int) for part in tree):
-        return [tree[index] for index in sorted(tree)]
-    return tree

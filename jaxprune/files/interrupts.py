@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when it would do harm."""
+"""Delaying Ctrl-C where it would do harm."""
 
 import contextlib
 import signal
@@ -9,10 +9,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Ctrl-C in the block takes effect when the block has ended.
+    """Delays Ctrl-C until the with statement has ended.
 
-    For short blocks that call what an exception at any place leaves in disorder. Signals reach the
-    main thread alone; in others, and where Ctrl-C is ignored, this does nothing.
+    For short blocks that an exception at an arbitrary point would leave in disorder. Only the main
+    thread receives signals; in others, and where Ctrl-C is ignored, this does nothing.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

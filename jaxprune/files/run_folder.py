@@ -1,13 +1,13 @@
-"""The folder of a run: what is finished, what is known so far, and who works on it.
+"""The folder of a run: its settings, progress and results, locked while a process works on it.
 
 The files are::
 
     config.json       the settings, written first: a folder that has it holds a run
     metrics.jsonl     one line for each epoch and each iteration of the search
     result.json       the numbers, written last: a folder that has it holds a finished run
-    report.json       what the report shows and no other file has: layers, groups, reference points
-    timings.json      seconds of each phase
-    report.html       the result for reading, in one file; report.md with figures/ has less of it
+    report.json       what only the report shows: layers, groups, reference points
+    timings.json      seconds spent in each phase
+    report.html       the report, in one file; report.md with figures/ is shorter
     model/            the small network, for `jaxprune.load`
     state/            what resuming needs
 """
@@ -16,15 +16,15 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxprune.errors import UserError
 from jaxprune.files import checkpoint
+from jaxprune.files.whole import replacing
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -35,50 +35,55 @@ STATE = "state"
 
 
 class RunFolder:
-    """One run's folder, locked against other processes while this object is open.
+    """The folder of one run, locked against other processes while it is open.
 
-    Make one with `create` or `reopen`, and use it in a with statement.
+    Made by `create` or `reopen`, and used in a with statement.
+
+    Attributes:
+        path: The folder.
+        lines: All lines of metrics.jsonl, in order.
     """
 
     def __init__(self, path: Path, lock: int):
         self.path = path
+        self.lines = metrics(path / METRICS)
         self._lock = lock
-        self._metrics = _Metrics(path / METRICS)
+        self._logged = {(line["phase"], line["step"]) for line in self.lines}
+        self._listeners: list[Callable[[int, Mapping[str, Any]], None]] = []
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._metrics.close()
         os.close(self._lock)
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Whether the run is complete."""
         return (self.path / RESULT).is_file()
 
     def has(self, name: str) -> bool:
-        """Whether `save` or `save_json` has completed for a name."""
+        """Whether something has been saved under a name."""
         return checkpoint.exists(self._state(name)) or self._state(f"{name}.json").is_file()
 
     def save(self, name: str, tree: Any) -> None:
-        """Keeps a pytree of arrays under a name."""
+        """Saves a pytree of arrays under a name."""
         checkpoint.save(self._state(name), tree)
 
     def load(self, name: str, like: Any = None) -> Any:
-        """Gives a pytree back; see `jaxprune.files.checkpoint.load`."""
+        """Loads a saved pytree; see `jaxprune.files.checkpoint.load`."""
         return checkpoint.load(self._state(name), like)
 
     def position(self, name: str) -> Path:
-        """The file in which the training of that name may keep its position."""
+        """The file where the training of that name may save its position."""
         return self._state(f"{name}.npz")
 
     def save_json(self, name: str, value: Any) -> None:
-        """Keeps something that JSON can hold under a name."""
+        """Saves anything that JSON can hold under a name."""
         write_json(self._state(f"{name}.json"), value)
 
     def load_json(self, name: str) -> Any:
-        """Gives back what `save_json` kept.
+        """Loads what `save_json` saved.
 
         Raises:
             UserError: The file is damaged.
@@ -86,31 +91,34 @@ class RunFolder:
         return read_json(self._state(f"{name}.json"))
 
     def log(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds a line to metrics.jsonl, unless that step of that phase has one already.
+        """Adds a line to metrics.jsonl, unless that step of that phase already has one.
 
-        A step that is computed again after an interruption gives the same numbers, so that the file
-        ends like that of a run without interruption.
+        A step repeated after an interruption gives the same numbers, so the file of a resumed run
+        equals that of an uninterrupted one.
         """
-        self._metrics.add(phase, step, metrics)
-
-    @property
-    def lines(self) -> Sequence[Mapping[str, Any]]:
-        """All lines of metrics.jsonl, in order."""
-        return self._metrics.lines
+        if (phase, step) in self._logged:
+            return
+        line = {"phase": phase, "step": step, **metrics}
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._logged.add((phase, step))
+        self.lines.append(line)
+        for listener in self._listeners:
+            listener(len(self.lines) - 1, line)
 
     def listen(self, listener: Callable[[int, Mapping[str, Any]], None]) -> None:
-        """Calls `listener(number, line)` from now on for each line that is added."""
-        self._metrics.listeners.append(listener)
+        """Calls `listener(number, line)` for each line that is added from now on."""
+        self._listeners.append(listener)
 
     def metrics(self, phase: str) -> list[dict[str, Any]]:
         """The lines of a phase, in order."""
-        return [line for line in self._metrics.lines if line["phase"] == phase]
+        return [line for line in self.lines if line["phase"] == phase]
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds the seconds that a with statement takes to those of a phase.
+        """Adds the duration of a with statement to the seconds of a phase.
 
-        An attempt that is interrupted counts; one that is killed does not.
+        Interrupted attempts count; killed ones do not.
         """
         begin = time.monotonic()
         try:
@@ -121,7 +129,7 @@ class RunFolder:
             write_json(self.path / TIMINGS, {**before, phase: before.get(phase, 0.0) + passed})
 
     def seconds(self) -> dict[str, float]:
-        """What `timed` has measured so far: {phase: seconds}."""
+        """The durations measured by `timed` so far: {phase: seconds}."""
         path = self.path / TIMINGS
         return read_json(path) if path.exists() else {}
 
@@ -130,7 +138,7 @@ class RunFolder:
 
 
 def check_free(path: Path) -> None:
-    """Raises UserError if a new run cannot begin in this folder; looks, and changes nothing."""
+    """Raises UserError if a new run cannot begin in this folder; changes nothing."""
     if (path / CONFIG).exists():
         raise UserError(
             f"{path} holds a run already: add --resume to continue it, or choose another --out"
@@ -167,32 +175,36 @@ def create(path: Path, settings: Mapping[str, Any]) -> RunFolder:
         UserError: The folder holds a run or other files, cannot be written, or is in use.
     """
     check_free(path)
-    try:
-        (path / STATE).mkdir(parents=True, exist_ok=True)
+    with _writing(path):
         lock = _take_lock(path)
-        check_free(path)  # again: another process may have begun between the look and the lock
+        check_free(path)  # again: another process may have begun since
         write_json(path / CONFIG, settings)
         return RunFolder(path, lock)
-    except OSError as error:
-        raise UserError(f"--out {path} cannot be written: {error.strerror}") from error
 
 
 def reopen(path: Path) -> RunFolder:
-    """Opens the folder of a run that was interrupted, and clears away what it left half written.
+    """Opens the folder of an interrupted run and removes what it left half-written.
 
     Raises:
-        UserError: There is no run, it cannot be written, or another process works on it.
+        UserError: There is no run, it cannot be written, or another process is working on it.
     """
     read_config(path)
-    try:
-        (path / STATE).mkdir(exist_ok=True)
+    with _writing(path):
         lock = _take_lock(path)
         for leftover in (path / STATE).glob(".*.new"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+        if (path / METRICS).exists():
+            os.truncate(path / METRICS, len(_whole_lines(path / METRICS)))
         return RunFolder(path, lock)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--out {path} cannot be written: {error.strerror}") from error
 
@@ -204,14 +216,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -227,7 +233,7 @@ def read_json(path: Path) -> Any:
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; none where there is no file.
+    """The complete lines of a metrics.jsonl; none if there is no file.
 
     Raises:
         UserError: The file is damaged.
@@ -240,7 +246,7 @@ def metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(path: Path) -> bytes:
-    """The file without the half line that a killed process may leave at its end."""
+    """The file without the partial line that a killed process may leave at its end."""
     if not path.exists():
         return b""
     whole, newline, _ = path.read_bytes().rpartition(b"\n")
@@ -249,6 +255,7 @@ def _whole_lines(path: Path) -> bytes:
 
 def _take_lock(path: Path) -> int:
     """Locks the run; the system releases the lock when the process ends, however it ends."""
+    (path / STATE).mkdir(parents=True, exist_ok=True)
     lock = os.open(path / STATE / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,33 +263,3 @@ def _take_lock(path: Path) -> int:
         os.close(lock)
         raise UserError(f"another process is working on the run in {path}") from error
     return lock
-
-
-class _Metrics:
-    """metrics.jsonl: appended line by line, each step of each phase once."""
-
-    def __init__(self, path: Path):
-        self.lines = metrics(path)
-        self._seen = {(line["phase"], line["step"]) for line in self.lines}
-        self._path = path
-        self._size = len(_whole_lines(path))
-        self._file: Any = None
-        self.listeners: list[Callable[[int, Mapping[str, Any]], None]] = []
-
-    def add(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
-        if (phase, step) in self._seen:
-            return
-        line = {"phase": phase, "step": step, **metrics}
-        if self._file is None:
-            self._file = self._path.open("ab")
-            self._file.truncate(self._size)
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        self._seen.add((phase, step))
-        self.lines.append(line)
-        for listener in self.listeners:
-            listener(len(self.lines) - 1, line)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()

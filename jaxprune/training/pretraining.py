@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from jaxprune.errors import UserError
 from jaxprune.files import arrays
-from jaxprune.files.checkpoint import leaves_by_key, spelled
+from jaxprune.files.trees import leaves_by_key, spelled
 from jaxprune.networks.bundled import Network
 from jaxprune.scoring import devices
 from jaxprune.training.data import Dataset, preprocess

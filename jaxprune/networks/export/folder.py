@@ -23,8 +23,10 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxprune.dependency import CompactNetwork
-from jaxprune.errors import UserError, first_line
+from jaxprune.errors import UserError
 from jaxprune.files import checkpoint
+from jaxprune.files.trees import plain
+from jaxprune.files.whole import check_format, reading
 from jaxprune.networks.export import program
 
 _ARRAYS = "arrays"
@@ -135,15 +137,10 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
             f"no model at {given}: expected {_WIDTHS} in it or in its subfolder model "
             "(a run writes it at its end)"
         )
-    try:
+    what = f"the model in {folder}"
+    with reading(what):
         description = json.loads((folder / _WIDTHS).read_text())
-        if description["format"] > _FORMAT:
-            raise UserError(
-                f"the model in {folder} was written by a newer version of jaxprune (format "
-                f"{description['format']}, this one reads {_FORMAT}): upgrade jaxprune to load it"
-            )
-        if description["format"] != _FORMAT:
-            raise ValueError(f"format {description['format']} instead of {_FORMAT}")
+        check_format(what, description["format"], _FORMAT)
         serialized = (folder / _PROGRAM).read_bytes()
         if zlib.crc32(serialized) != description["program"]["crc32"]:
             raise ValueError(f"{_PROGRAM} is not what was written")
@@ -156,26 +153,19 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
             metadata=description["metadata"],
             _program=jax_export.deserialize(bytearray(serialized)),
         )
-    except UserError:
-        raise
-    except Exception as error:  # whatever parsing a damaged file brings up
-        raise UserError(
-            f"the model in {folder} is damaged ({type(error).__name__}: {first_line(error)}): "
-            "remove that folder and make it again"
-        ) from error
 
 
 def _program(small: CompactNetwork, example_shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """Serialized StableHLO with a free batch size; its params are those that `load` gives back."""
     treedef: Any = jax.tree.structure(small.params)
     # The plain tree may hold the leaves in another order: number them to find them again.
-    order = jax.tree.leaves(checkpoint.plain(treedef.unflatten(range(treedef.num_leaves))))
+    order = jax.tree.leaves(plain(treedef.unflatten(range(treedef.num_leaves))))
     network = program.over_examples(small)
 
     def plain_network(params: Any, x: Any) -> Any:
         leaves = dict(zip(order, jax.tree.leaves(params), strict=True))
         return network(treedef.unflatten([leaves[place] for place in range(len(order))]), x)
 
-    plain_shapes = jax.tree.map(program.abstract, checkpoint.plain(small.params))
+    plain_shapes = jax.tree.map(program.abstract, plain(small.params))
     exported = program.export(plain_network, (plain_shapes,), example_shape, dtype)
     return bytes(exported.serialize())
