@@ -14,7 +14,8 @@ def difference(outputs: Any, expected: Any) -> str | None:
         expected: Another. Values agree that differ by at most 1e-3 of themselves, or 1e-4 of the
             largest value in their array (or of 1, if that is larger).
     """
-    if jax.tree.structure(outputs) != jax.tree.structure(expected):
+    tree: Any = jax.tree.structure(expected)
+    if jax.tree.structure(outputs) != tree:
         return "its outputs form another tree"
     pairs = zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True)
     for output, wanted in pairs:
