@@ -110,7 +110,7 @@ def flax_network(name: str) -> Any:
     """VGG-16 as it is bundled, or ResNet-50 with the stem for large images."""
     from flax import linen as nn
 
-    from jaxprune.networks.bundled.resnet import BottleneckBlock
+    from jaxprune.networks.bundled.resnet import Block
     from jaxprune.networks.bundled.vgg import STAGES, VGG
 
     if name == "vgg16":
@@ -125,7 +125,7 @@ def flax_network(name: str) -> Any:
             for stage, (blocks, width) in enumerate(zip(BLOCKS, WIDTHS, strict=True)):
                 for block in range(blocks):
                     stride = 2 if stage and not block else 1
-                    x = BottleneckBlock(width, stride, projection=not block)(x, False)
+                    x = Block(width, stride, not block, bottleneck=True)(x, False)
             return nn.Dense(CLASSES[name])(x.mean((1, 2)))
 
     return ResNet50()

@@ -1,9 +1,8 @@
 """How networks come in and go out.
 
-`adapters` turn a Flax, Equinox or Haiku network into a function of its parameters, `bundled` has
-networks to begin with, `export` writes a compact network as a folder, StableHLO or ONNX, and
-`narrow` gives a Flax module at its widths. The last three need Flax and are loaded when they are
-first used.
+`adapters` turns Flax, Equinox and Haiku networks into functions of their parameters, `bundled` has
+ready-made networks, `export` writes a compact network as a folder, StableHLO or ONNX, and `narrow`
+makes Flax modules of its widths. The last three need Flax and are loaded on first use.
 """
 
 from importlib import import_module

@@ -1,11 +1,11 @@
 """Networks of other libraries as functions `apply(variables, *inputs)`.
 
-`jaxprune.trace` takes any function of a pytree of arrays. What follows brings each library's own
-calling convention into that form, in inference mode, and imports the library only when it is used.
+`jaxprune.trace` takes any function of a pytree of arrays. The adapters turn each library's calling
+convention into that form, in inference mode, and import the library only when they are called.
 
-The widths of a module are attributes of it, so a compact network's parameters do not fit into the
-module that they came from. A compact network is a function, and brings its own:
-`small(small.params, x)`. `jaxprune.networks.narrow` brings Flax's modules to the new widths.
+A module's fields hold its widths, so the parameters of a compact network do not fit into the module
+that they came from. Call the compact network itself, `small(small.params, x)`, or let
+`jaxprune.networks.narrow` adapt a Flax module.
 """
 
 import inspect
@@ -40,8 +40,8 @@ def from_linen(module: Any, *, rngs: Any = None, method: Any = None, **kwargs: A
       **kwargs: passed to every call, such as `train=False` or `deterministic=True`.
 
     Returns:
-      `apply(variables, *inputs)`, with variables as `module.init` returns them. It changes none of
-      them: a module that would, such as a BatchNorm left in training mode, raises.
+      `apply(variables, *inputs)`, with variables as `module.init` returns them. No collection is
+      mutable: a module that updates one, such as BatchNorm in training mode, raises.
     """
 
     def apply(variables: Any, *inputs: Any) -> Any:
@@ -68,8 +68,7 @@ def from_nnx(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
 
     Returns:
       `apply(variables, *inputs)`, and the variables as plain nested dicts of arrays: "params" holds
-      what is an `nnx.Param`, "state" the rest, such as BatchNorm's statistics. Random keys are no
-      part of them.
+      every `nnx.Param`, "state" the rest, such as BatchNorm's statistics, without random keys.
     """
     nnx: Any = _library("flax.nnx", "flax")
     copy = nnx.clone(model)
@@ -110,16 +109,16 @@ def from_equinox(model: Any, state: Any = None, **kwargs: Any) -> tuple[Apply, A
       ```
 
     Args:
-      model: a callable `eqx.Module` for one example, as Equinox's layers are. It is used in
-        inference mode.
-      state: its state, if it has one. The model then takes it behind the inputs, and returns the
-        new one beside its output.
+      model: a callable `eqx.Module` for one example, like Equinox's layers. It is used in inference
+        mode.
+      state: its state, if it has one. The model then takes it after the inputs, and returns the new
+        state after its output.
       **kwargs: passed to every call.
 
     Returns:
       `apply(variables, *inputs)`, mapped over the leading axis of every input, and the variables:
-      the model with its floating point arrays alone, as `eqx.partition` leaves it, or `{"params":
-      that model, "state": state}` where there is a state.
+      the floating-point part of the model, as `eqx.partition` returns it, or `{"params": that,
+      "state": state}` if there is a state.
     """
     equinox: Any = _library("equinox", "equinox")
     params, static = equinox.partition(equinox.nn.inference_mode(model), equinox.is_inexact_array)
@@ -137,7 +136,7 @@ def from_equinox(model: Any, state: Any = None, **kwargs: Any) -> tuple[Apply, A
 def from_haiku(
     transformed: Any, params: Any, state: Any = None, *, rng: Any = None, **kwargs: Any
 ) -> tuple[Apply, Any]:
-    """A function transformed by Haiku, in the form that `jaxprune.trace` takes.
+    """A function transformed by Haiku as a function of its variables.
 
     Example:
       ```python
@@ -159,10 +158,10 @@ def from_haiku(
 
     Returns:
       `apply(variables, *inputs)`, and the variables: `params` alone, or `{"params": params,
-      "state": state}` where there is a state. The new state is left out of what it returns.
+      "state": state}` if there is a state. `apply` drops the new state.
 
     Raises:
-      ValueError: the network has a state and none is given, or the other way round.
+      ValueError: the network has a state and none is given, or vice versa.
     """
     haiku: Any = _library("haiku", "dm-haiku")
     stateful = isinstance(transformed, haiku.TransformedWithState)

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from jaxprune.errors import UserError
 from jaxprune.networks import bundled
-from jaxprune.networks.bundled.resnet import BasicBlock, BottleneckBlock
+from jaxprune.networks.bundled.resnet import Block
 
 IMAGE_SHAPES = {"cnn": (8, 8, 1), "lenet300": (28, 28, 1), "lenet5": (28, 28, 1)}
 
@@ -260,20 +260,20 @@ def test_cnn_equals_pytorch():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("block_type", [BasicBlock, BottleneckBlock])
-def test_residual_blocks_equal_pytorch(block_type, stride):
-    module: nn.Module = block_type(width=6, stride=stride, projection=True)
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_residual_blocks_equal_pytorch(bottleneck, stride):
+    module = Block(6, stride, projection=True, bottleneck=bottleneck)
     x = random_images(2, 8, 8, 5)
     variables = random_variables(lambda key: module.init(key, x, False))
     torch = Torch(variables)
     image = torch.image(x)
-    if block_type is BasicBlock:
-        y = torch.norm(torch.conv(image, "conv1", stride, 1), "bn1").relu()
-        y = torch.norm(torch.conv(y, "conv2", 1, 1), "bn2")
-    else:
+    if bottleneck:
         y = torch.norm(torch.conv(image, "conv1"), "bn1").relu()
         y = torch.norm(torch.conv(y, "conv2", stride, 1), "bn2").relu()
         y = torch.norm(torch.conv(y, "conv3"), "bn3")
+    else:
+        y = torch.norm(torch.conv(image, "conv1", stride, 1), "bn1").relu()
+        y = torch.norm(torch.conv(y, "conv2", 1, 1), "bn2")
     y = (y + torch.norm(torch.conv(image, "conv_shortcut", stride), "bn_shortcut")).relu()
     actual = jax.jit(lambda variables, x: module.apply(variables, x, False))(variables, x)
     np.testing.assert_allclose(actual, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)

@@ -1,8 +1,8 @@
-"""The bundled networks: ordinary Flax Linen modules that know nothing of pruning.
+"""The bundled networks: ordinary Flax Linen modules without any code for pruning.
 
 ::
 
-    network = models.build("vgg16", image_shape=(32, 32, 3))
+    network = bundled.build("vgg16", image_shape=(32, 32, 3))
     variables = network.init(jax.random.key(0))
     logits = network.apply(variables, x)
 """
@@ -50,7 +50,7 @@ class Network(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """How to make one network: its module, its kind of input and the smallest image it can take."""
+    """How to make a network: its module, kind of input and smallest image (height and width)."""
 
     module: Callable[[int], nn.Module]
     flat: bool = False

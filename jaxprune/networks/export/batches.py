@@ -1,9 +1,9 @@
-"""A function's equations for any batch size, found from those at three sizes.
+"""The equations of a function for any batch size, inferred from its traces at three sizes.
 
-A compact network cannot be traced with a symbolic batch size: it knows each position of each axis.
-Its equations at different sizes, however, are the same ones; only the shapes in their parameters
-grow with the batch. Each number that differs between two sizes is read as `slope * batch + offset`,
-and the third size has to confirm it.
+A compact network is specialised to concrete shapes and cannot be traced with a symbolic batch size.
+But its equations are the same at every size; only the shapes in their parameters grow with the
+batch. Numbers that differ between two sizes are read as `slope * batch + offset`, which the third
+size must confirm.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,20 +33,20 @@ def for_any_batch(
 ) -> Callable[[Any], list[Any]]:
     """A function whose batch size may be symbolic when it is traced.
 
-    What does not depend on the input is computed once, beforehand.
+    Values that do not depend on the input are computed once, when it is traced.
 
     Args:
         function: `function(x)` of a batch. It is traced at three batch sizes.
         x: Any batch, `[B, ...]`; only its shape and type matter.
-        rewrites: What to evaluate in place of some primitives.
+        rewrites: Replacements for some primitives.
 
     Returns:
         A function of `[B, ...]`, B a number or a symbolic dimension, that returns the leaves of
-        what `function` returns. Calls of other functions are inlined, custom derivatives dropped.
+        `function(x)`. Calls are inlined and custom derivatives dropped.
 
     Raises:
-        UserError: An equation depends on the batch size otherwise than by shapes that grow linearly
-            with it. It is named. (The returned function raises it.)
+        UserError: An equation, which is named, depends on the batch size other than by shapes that
+            grow linearly with it. (The returned function raises it.)
     """
     jaxprs = [
         jax.make_jaxpr(function)(jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype))
@@ -58,7 +58,7 @@ def for_any_batch(
 def _evaluate(
     jaxprs: Sequence[Any], arguments: Sequence[Any], batch: Any, rewrites: Rewrites
 ) -> list[Any]:
-    """Evaluates a closed jaxpr that is given at each of `_SIZES`."""
+    """Evaluates a closed jaxpr that was traced at each of `_SIZES`."""
     model = jaxprs[0].jaxpr
     values: dict[Any, Any] = dict(zip(model.invars, arguments, strict=True))
     values.update(zip(model.constvars, jaxprs[0].consts, strict=True))

@@ -1,13 +1,13 @@
-"""A small network in a folder, usable without the code that made it.
+"""A compact network in a folder, usable without the code that made it.
 
 The folder holds::
 
     arrays/           the parameters, as `jaxprune.files.checkpoint` writes them
-    widths.json       what was kept of each group, the inputs, and the caller's metadata
+    widths.json       the channels kept in each group, the inputs, and the caller's metadata
     model.stablehlo   the network as StableHLO, for any batch size, on CPU, CUDA and TPU
 
-The StableHLO keeps jax.export's promise: a later JAX reads it for at least six months. The arrays
-and widths have no such limit.
+As jax.export guarantees, later versions of JAX read the StableHLO for at least six months. The
+arrays and widths have no such limit.
 """
 
 import json
@@ -37,15 +37,15 @@ _FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
-    """A compact network that came from disk: call it as ``network(network.params, x)``.
+    """A compact network loaded from disk; call it as ``network(network.params, x)``.
 
     Attributes:
-        params: The parameters: dicts and lists with numpy arrays.
-        widths: {group: how many channels are left}.
-        kept: {group: indices of the channels that are left, in the dense network}.
+        params: The parameters, dicts and lists of NumPy arrays.
+        widths: {group: number of channels kept}.
+        kept: {group: indices of the channels kept, in the dense network}.
         input_shape: Shape of one example, without the batch axis.
         input_dtype: Data type of the examples.
-        metadata: What the caller of `save` added.
+        metadata: As given to `save`.
     """
 
     params: Any = field(repr=False)
@@ -60,11 +60,11 @@ class LoadedNetwork:
         """Outputs for a batch.
 
         Args:
-            params: `params`, or others of the same tree, shapes and types.
+            params: The attribute `params`, or others of the same structure, shapes and types.
             x: `[B, *input_shape]` of `input_dtype`, any B >= 1, preprocessed as in training.
 
         Returns:
-            What the network returns: for a classifier the logits, float32 `[B, classes]`.
+            The network's outputs; for a classifier the logits, float32 `[B, classes]`.
 
         Raises:
             ValueError: x has another shape.
@@ -84,16 +84,15 @@ def save(
     """Writes a compact network to a folder from which `load` brings it back.
 
     Args:
-        path: Folder; it is made, and files of an earlier model in it are replaced.
-        small: The network, with the parameters to save. `small(params, x)` must treat the examples
-            of a batch independently, as any network in inference mode does: the batch size is made
-            free by mapping over examples.
+        path: Folder; it is made if missing, and files of an earlier model in it are replaced.
+        small: The network, with the parameters to save. It must treat the examples of a batch
+            independently, as for `stablehlo`.
         x: Any batch of inputs, `[B, ...]`; only its shape and type matter.
         metadata: Anything that JSON can hold.
 
     Raises:
-        UserError: The folder holds something else under the name ``arrays``.
-        TypeError: `small` is no compact network.
+        UserError: The folder has something else under the name ``arrays``.
+        TypeError: `small` is not a compact network.
         OSError: The folder cannot be written.
     """
     if not isinstance(small, CompactNetwork):
@@ -122,7 +121,7 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
     """Reads a network that `save` wrote; needs none of the code that made it.
 
     Args:
-        path: The folder of the model, or that of a run, which holds it as ``model``.
+        path: The folder of the model, or of a run that has it as ``model``.
 
     Returns:
         The network. Its StableHLO runs on CPU, CUDA and TPU.
@@ -156,9 +155,9 @@ def load(path: str | os.PathLike[str]) -> LoadedNetwork:
 
 
 def _program(small: CompactNetwork, example_shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """Serialized StableHLO with a free batch size; its params are those that `load` gives back."""
+    """Serialized StableHLO for any batch size, whose params are the tree that `load` returns."""
     treedef: Any = jax.tree.structure(small.params)
-    # The plain tree may hold the leaves in another order: number them to find them again.
+    # The plain tree may have its leaves in another order: numbers tell which is which.
     order = jax.tree.leaves(plain(treedef.unflatten(range(treedef.num_leaves))))
     network = program.over_examples(small)
 
@@ -166,6 +165,6 @@ def _program(small: CompactNetwork, example_shape: tuple[int, ...], dtype: np.dt
         leaves = dict(zip(order, jax.tree.leaves(params), strict=True))
         return network(treedef.unflatten([leaves[place] for place in range(len(order))]), x)
 
-    plain_shapes = jax.tree.map(program.abstract, plain(small.params))
+    plain_shapes = jax.eval_shape(lambda: plain(small.params))
     exported = program.export(plain_network, (plain_shapes,), example_shape, dtype)
     return bytes(exported.serialize())

@@ -20,12 +20,12 @@ from jaxprune.networks.export.batches import for_any_batch
 def onnx(path: str | os.PathLike[str], small: CompactNetwork, x: Any) -> None:
     """Writes a compact network, with its parameters, as an ONNX model for any batch size.
 
-    The network's equations are translated by jax2onnx (github.com/enpasos/jax2onnx); the model is
-    then run by onnxruntime on `x` and compared with `small` before the file is written. Its one
-    input is named "x" and has the layout of the network's: `[batch, ...]`.
+    jax2onnx (github.com/enpasos/jax2onnx) translates the network's equations; onnxruntime then runs
+    the model on `x`, and its outputs are compared with those of `small` before the file is written.
+    The only input is named "x" and has the layout of the network's: `[batch, ...]`.
 
     Args:
-        path: The file. Its folder is made if there is none.
+        path: The file. Its folder is made if missing.
         small: The network, with the parameters to write.
         x: A batch of inputs, `[B, ...]`, on which the written network is checked.
 

@@ -26,16 +26,15 @@ def stablehlo(small: CompactNetwork, x: Any) -> jax_export.Exported:
     `jaxprune.save` writes it to a folder together with the parameters.
 
     Args:
-        small: The network. It must treat the examples of a batch independently, as any network in
-            inference mode does: the batch size is made free by mapping over examples. (A compact
-            network knows each position of each axis, so that it cannot be traced with a symbolic
-            size itself.)
+        small: The network. It must treat the examples of a batch independently, as networks do in
+            inference mode: the batch size is left open by mapping over examples. (A compact network
+            is specialised to concrete shapes and cannot be traced with a symbolic size.)
         x: Any batch of inputs, `[B, ...]`; only its shape and type matter.
 
     Returns:
         The program; its `call(params, x)` takes a tree like `small.params` and `[batch, ...]`.
     """
-    params = jax.tree.map(abstract, small.params)
+    params = jax.eval_shape(lambda: small.params)
     return export(over_examples(small), (params,), np.shape(x)[1:], jax.numpy.result_type(x))
 
 
@@ -59,19 +58,10 @@ def export(
 
 
 def over_examples(small: CompactNetwork) -> Callable[[Any, Any], Any]:
-    """The network `(params, x)`, evaluated for one example and mapped over all of them.
-
-    A compact network is specialised to the shapes of its arguments. One example has a known shape;
-    mapping over examples leaves their number open.
-    """
+    """The network `(params, x)`, evaluated for one example and mapped over any number of them."""
 
     def network(params: Any, x: Any) -> Any:
         one = jax.vmap(lambda example: small(params, example[None]))(x)
         return jax.tree.map(lambda outputs: outputs[:, 0], one)
 
     return network
-
-
-def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and type of an array."""
-    return jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf))

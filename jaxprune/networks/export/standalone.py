@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import sys
 import tempfile
 from pathlib import Path
 from pprint import pformat
@@ -175,7 +176,7 @@ def source(rebuilt: Rebuilt) -> str:
     docstring = _DOCSTRING.format(
         name=network.name, dataset=about.get("dataset"), version=__version__
     )
-    imports, module = _split(inspect.getsource(inspect.getmodule(type(network.module)) or ast))
+    imports, module = _split(inspect.getsource(sys.modules[type(network.module).__module__]))
     return "\n\n\n".join([f"{docstring}\n{imports}", module, functions])
 
 
