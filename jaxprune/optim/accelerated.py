@@ -8,12 +8,10 @@ import optax
 
 from jaxprune.optim.common import (
     PyTree,
-    as_counter,
     at_step,
     check_callable,
     check_non_negative,
     check_params,
-    increment,
     landing,
     map_params,
     moved,
@@ -76,14 +74,13 @@ def fista(
       and 5.2 (the gradient scheme with a proximal step).
     """
     check_callable("prox", prox)
-    check_non_negative("strength", strength)
-    check_non_negative("learning_rate", learning_rate)
+    check_non_negative(strength=strength, learning_rate=learning_rate)
     if restart not in ("gradient", "none"):
         raise ValueError(f'restart must be one of ["gradient", "none"], got {restart!r}.')
 
     def init_fn(params):
         return FistaState(
-            count=as_counter(),
+            count=jnp.zeros([], jnp.int32),
             momentum=jnp.ones([], jnp.float32),
             # A copy: a training loop that donates its parameters must not delete it.
             iterate=jax.tree.map(lambda p: jnp.array(p, copy=True), params),
@@ -107,7 +104,7 @@ def fista(
 
         ahead = map_params(extrapolate, target, state.iterate)
         iterate = map_params(lambda p, goal: goal.astype(jnp.result_type(p)), params, target)
-        state = FistaState(increment(state.count), momentum, iterate)
+        state = FistaState(optax.safe_increment(state.count), momentum, iterate)
         return landing(params, ahead, updates), state
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -138,11 +135,7 @@ def fista_eval_params(state: optax.OptState, params: PyTree) -> PyTree:
     Raises:
       ValueError: no FistaState in state.
     """
-
-    def is_state(node):
-        return isinstance(node, FistaState)
-
-    found = [node for node in jax.tree.leaves(state, is_leaf=is_state) if is_state(node)]
+    found = [node for _, node in optax.tree_utils.tree_get_all_with_path(state, "FistaState")]
     if not found:
         raise ValueError("fista_eval_params requires a state that contains a FistaState.")
 

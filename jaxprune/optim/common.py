@@ -1,4 +1,4 @@
-"""What the modules of this folder share: argument checks, schedules, and landing on a target."""
+"""Argument checks, schedules, and updates that land on a target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 PyTree = Any
 
@@ -17,29 +16,31 @@ NO_PARAMS_MSG = (
 )
 
 
-def check_non_negative(name: str, value: Any) -> None:
-    """Raises ValueError if a number known now is negative or NaN.
+def check_non_negative(**values: Any) -> None:
+    """Raises ValueError if one of the named numbers is known now and negative or NaN.
 
-    Schedules and traced values are not known now. Arrays of many elements on a device are not
-    looked at either: fetching them would stall the device.
+    Schedules and traced values are not known now. Arrays of several elements on a device are not
+    checked either: fetching them would stall the device.
     """
-    for leaf in jax.tree.leaves(value):
-        if callable(leaf) or isinstance(leaf, jax.core.Tracer):
-            continue
-        if isinstance(leaf, jax.Array) and leaf.size > 1:
-            continue
-        if not np.all(np.asarray(leaf) >= 0):
-            raise ValueError(f"{name} must be non-negative, got {leaf}.")
+    for name, value in values.items():
+        for leaf in jax.tree.leaves(value):
+            if callable(leaf) or isinstance(leaf, jax.core.Tracer):
+                continue
+            if isinstance(leaf, jax.Array) and leaf.size > 1:
+                continue
+            if not np.all(np.asarray(leaf) >= 0):
+                raise ValueError(f"{name} must be non-negative, got {leaf}.")
 
 
-def check_fraction(name: str, value: Any) -> None:
-    """Raises ValueError if a number known now is outside [0, 1)."""
-    if not isinstance(value, jax.core.Tracer) and not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value}.")
+def check_fraction(name: str, value: Any, *, or_one: bool = False) -> None:
+    """Raises ValueError if a number known now is outside [0, 1), or [0, 1] with ``or_one``."""
+    if isinstance(value, jax.core.Tracer) or 0.0 <= value < 1.0 or (or_one and value == 1.0):
+        return
+    raise ValueError(f"{name} must be in [0, 1{']' if or_one else ')'}, got {value}.")
 
 
 def check_callable(name: str, value: Any) -> None:
-    """Raises ValueError unless ``value`` can be called."""
+    """Raises ValueError unless ``value`` is callable."""
     if not callable(value):
         raise ValueError(f"{name} must be a function, got {value!r}.")
 
@@ -116,13 +117,3 @@ def landing(params: PyTree, target: PyTree, updates: PyTree) -> PyTree:
         return (goal - jnp.asarray(param, wide)).astype(jnp.result_type(param, update))
 
     return map_params(difference, params, target, updates)
-
-
-def as_counter() -> jax.Array:
-    """A step counter at zero, as optax counts."""
-    return jnp.zeros([], jnp.int32)
-
-
-def increment(count: jax.Array) -> jax.Array:
-    """The next count, saturating instead of overflowing."""
-    return optax.safe_increment(count)

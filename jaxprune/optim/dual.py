@@ -1,14 +1,14 @@
 r"""Lagrange multipliers as parameters, moved by the violation of their constraints.
 
-For the constraints ``cost <= budget`` the transforms here take, in the place of gradients, the
-**violations**: raw cost minus budget, positive where a constraint is broken. Multipliers are a
-pytree of arrays, one entry for each constraint, and
+For constraints ``cost <= budget``, these transforms take **violations** in place of gradients: raw
+cost minus budget, positive where a constraint is violated. Multipliers are a pytree of arrays, one
+entry per constraint, and
 
     updates, state = dual.update(violations, state, multipliers)
     multipliers = optax.apply_updates(multipliers, updates)
 
-ascends. Multipliers never leave [0, cap]. Adam is no choice for this step: it divides the violation
-by its own size, and so moves a multiplier by the learning rate however small the violation is.
+ascends. Multipliers never leave [0, cap]. Adam does not suit this step: it normalises the violation
+by its own size, so a multiplier moves by the learning rate however small the violation is.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,10 @@ import optax
 
 from jaxprune.optim.common import (
     PyTree,
-    as_counter,
     at_step,
     check_fraction,
     check_non_negative,
     check_params,
-    increment,
     wide_dtype,
 )
 from jaxprune.optim.transform import ScalarOrSchedule
@@ -62,12 +60,11 @@ def dual_ascent(
       Arrow, Hurwicz and Uzawa, Studies in Linear and Non-linear Programming (1958). Bertsekas,
       Nonlinear Programming (1999), section 6.3.
     """
-    check_non_negative("learning_rate", learning_rate)
-    _check_cap(cap)
+    check_non_negative(learning_rate=learning_rate, cap=cap)
 
     def init_fn(params):
         del params
-        return DualAscentState(count=as_counter())
+        return DualAscentState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None):
         check_params(params)
@@ -79,7 +76,7 @@ def dual_ascent(
             return _land_inside(multiplier, _clipped(goal, cap), cap)
 
         updates = jax.tree.map(ascend, params, updates, _caps(cap, params))
-        return updates, DualAscentState(count=increment(state.count))
+        return updates, DualAscentState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -111,15 +108,15 @@ def dual_pid(
       \lambda &\leftarrow \min(\max(K_P \bar\Delta + I
         + K_D \max(\bar\Delta - \bar\Delta_{old}, 0), 0), \text{cap}).
 
-    The proportional term answers a violation at once and the derivative term its growth, which
-    damps the ringing of the integral term; :math:`K_P = K_D = 0` is :func:`dual_ascent`.
+    The proportional term responds to a violation at once and the derivative term to its growth,
+    which damps the ringing of the integral term; :math:`K_P = K_D = 0` is :func:`dual_ascent`.
 
-    Departures from the paper's algorithm 2: the integral holds :math:`K_I \Delta` rather than
-    :math:`\Delta`, so that a schedule of :math:`K_I` acts from its step on, and starts at the
-    initial multiplier; it is capped too, or it would wind up while the multiplier stands at its
-    cap; the derivative is zero in the first step, where there is no older cost, and taken of the
-    violation, which equals that of the cost for a constant budget. The smoothing is that of the
-    authors' implementation.
+    Departures from the paper's algorithm 2: the integral accumulates :math:`K_I \Delta` rather than
+    :math:`\Delta`, so that a schedule of :math:`K_I` only affects later steps, and starts at the
+    initial multiplier; it is capped too, to prevent wind-up while the multiplier is at its cap; the
+    derivative is zero in the first step, which has no earlier cost, and is that of the violation,
+    which for a constant budget equals that of the cost. The smoothing is that of the authors'
+    implementation.
 
     Args:
       proportional: gain :math:`K_P` >= 0; a number or a schedule.
@@ -140,10 +137,7 @@ def dual_pid(
       Stooke, Achiam and Abbeel, Responsive safety in reinforcement learning by PID Lagrangian
       methods (2020), algorithm 2.
     """
-    check_non_negative("proportional", proportional)
-    check_non_negative("integral", integral)
-    check_non_negative("derivative", derivative)
-    _check_cap(cap)
+    check_non_negative(proportional=proportional, integral=integral, derivative=derivative, cap=cap)
     check_fraction("smoothing", smoothing)
 
     def init_fn(params):
@@ -152,7 +146,7 @@ def dual_pid(
 
         start = jax.tree.map(widened, params)
         return DualPIDState(
-            count=as_counter(),
+            count=jnp.zeros([], jnp.int32),
             integral=jax.tree.map(_clipped, start, _caps(cap, params)),
             smoothed=jax.tree.map(jnp.zeros_like, start),
         )
@@ -179,14 +173,9 @@ def dual_pid(
         totals = jax.tree.map(accumulate, state.integral, updates, caps)
         averages = jax.tree.map(smooth, state.smoothed, updates)
         updates = jax.tree.map(control, params, totals, averages, state.smoothed, caps)
-        return updates, DualPIDState(increment(state.count), totals, averages)
+        return updates, DualPIDState(optax.safe_increment(state.count), totals, averages)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _check_cap(cap: PyTree | None) -> None:
-    if cap is not None:
-        check_non_negative("cap", cap)
 
 
 def _caps(cap: PyTree | None, multipliers: PyTree) -> PyTree:

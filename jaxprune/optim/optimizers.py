@@ -53,7 +53,7 @@ def proximal_sgd(
     def step(count):
         return at_step(learning_rate, count) * length
 
-    check_non_negative("learning_rate", learning_rate)
+    check_non_negative(learning_rate=learning_rate)
     return optax.chain(optax.sgd(learning_rate, momentum, nesterov), proximal(prox, strength, step))
 
 

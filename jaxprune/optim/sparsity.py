@@ -55,7 +55,7 @@ def sparsity(params: PyTree, axis: int | Sequence[int] | None = None) -> Sparsit
 
 
 def observe_sparsity(axis: int | Sequence[int] | None = None) -> optax.GradientTransformation:
-    """Leaves updates as they are; its state is the :class:`Sparsity` of the parameters to come.
+    """Passes updates through; its state is the :class:`Sparsity` of the updated parameters.
 
     Put it after :func:`proximal` at the end of a chain, and read the last entry of the chain's
     state.

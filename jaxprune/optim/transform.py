@@ -9,12 +9,10 @@ import optax
 
 from jaxprune.optim.common import (
     PyTree,
-    as_counter,
     at_step,
     check_callable,
     check_non_negative,
     check_params,
-    increment,
     landing,
     moved,
     scaled,
@@ -50,9 +48,9 @@ def proximal(
     loses strength * learning_rate, whatever Adam scaled its gradient by (ACNN, eqs. 8-11). Its
     fixed points are not the minimisers of loss + penalty; :func:`scaled_proximal` has those.
 
-    What comes later in a chain would move the parameters off the operator again, and so would
-    ``optax.MultiSteps`` inside: wrap the whole chain in it instead. Weight decay and clipping go
-    before.
+    Later transforms in a chain would move the parameters off the operator again, and so would
+    ``optax.MultiSteps`` inside it: wrap the whole chain instead. Weight decay and clipping come
+    earlier.
 
     Args:
       prox: operator ``(x, strength, step)``, see :mod:`jaxprune.optim.prox`. It is given the whole
@@ -79,7 +77,7 @@ def proximal(
       [0.7 0. ]
 
     Note:
-      Under ``optax.inject_hyperparams`` name the operator static, or it is taken for a schedule:
+      Under ``optax.inject_hyperparams`` declare the operator static, or it is taken for a schedule:
       ``optax.inject_hyperparams(proximal, static_args="prox")(prox.l1, 0.1, 0.01)``.
 
     References:
@@ -88,18 +86,19 @@ def proximal(
       2023), eqs. 8-11; eq. 8 ascends, which is the sign of the gradients given to the chain.
     """
     check_callable("prox", prox)
-    check_non_negative("strength", strength)
-    check_non_negative("learning_rate", learning_rate)
+    check_non_negative(strength=strength, learning_rate=learning_rate)
 
     def init_fn(params):
         del params
-        return ProximalState(count=as_counter())
+        return ProximalState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None):
         check_params(params)
         step = at_step(learning_rate, state.count)
         target = prox(moved(params, updates), at_step(strength, state.count), step)
-        return landing(params, target, updates), ProximalState(count=increment(state.count))
+        return landing(params, target, updates), ProximalState(
+            count=optax.safe_increment(state.count)
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -156,12 +155,13 @@ def scaled_proximal(
     """
     check_callable("prox", prox)
     check_callable("diagonal", diagonal)
-    check_non_negative("strength", strength)
-    check_non_negative("learning_rate", learning_rate)
+    check_non_negative(strength=strength, learning_rate=learning_rate)
     inner = optax.with_extra_args_support(preconditioner)
 
     def init_fn(params):
-        return ScaledProximalState(count=as_counter(), preconditioner=inner.init(params))
+        return ScaledProximalState(
+            count=jnp.zeros([], jnp.int32), preconditioner=inner.init(params)
+        )
 
     def update_fn(updates, state, params=None, **extra_args):
         check_params(params)
@@ -170,7 +170,9 @@ def scaled_proximal(
         forward = scaled(direction, -rate)
         steps = scaled(diagonal(inner_state), rate)
         target = prox(moved(params, forward), at_step(strength, state.count), steps)
-        state = ScaledProximalState(count=increment(state.count), preconditioner=inner_state)
+        state = ScaledProximalState(
+            count=optax.safe_increment(state.count), preconditioner=inner_state
+        )
         return landing(params, target, direction), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

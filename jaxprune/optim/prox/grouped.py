@@ -1,15 +1,15 @@
-"""Operators that treat groups of coordinates together."""
+"""Operators that treat groups of coordinates jointly."""
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from jaxprune.optim.common import PyTree, check_axis, check_non_negative, wide_dtype
+from jaxprune.optim.common import PyTree, check_axis, check_fraction, check_non_negative, wide_dtype
 from jaxprune.optim.prox.leafwise import check_real, leafwise
-from jaxprune.optim.prox.separable import check_ratio, soft_threshold
+from jaxprune.optim.prox.separable import soft_threshold
 
 Axis = int | Sequence[int]
 
@@ -39,8 +39,7 @@ def l2(x: PyTree, strength: jax.typing.ArrayLike = 1.0, step: PyTree = 1.0) -> P
     References:
       Parikh and Boyd, Proximal Algorithms (2014), section 6.5.1.
     """
-    check_non_negative("strength", strength)
-    check_non_negative("step", step)
+    check_non_negative(strength=strength, step=step)
     leaves, tree = jax.tree.flatten(x)
     if not leaves:
         return x
@@ -55,11 +54,8 @@ def l2(x: PyTree, strength: jax.typing.ArrayLike = 1.0, step: PyTree = 1.0) -> P
     else:
         shapes = [leaf.shape for leaf in leaves]
         steps = [jnp.broadcast_to(s, shape) for s, shape in zip(steps, shapes, strict=True)]
-        vector, step = _concatenated(leaves), _concatenated(steps)
-        vector = _scaled_group_threshold(vector, strength, step, (0,))
-        ends = list(itertools.accumulate(leaf.size for leaf in leaves))[:-1]
-        parts = jnp.split(vector, ends)
-        shrunk = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        vector, back = ravel_pytree(leaves)
+        shrunk = back(_scaled_group_threshold(vector, strength, ravel_pytree(steps)[0], (0,)))
     return jax.tree.unflatten(tree, [s.astype(d) for s, d in zip(shrunk, dtypes, strict=True)])
 
 
@@ -142,7 +138,7 @@ def sparse_group(
       Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso (2013), section 2. Yu, On
       decomposing the proximal map (2013), theorem 4.
     """
-    check_ratio("l1_ratio", l1_ratio)
+    check_fraction("l1_ratio", l1_ratio, or_one=True)
 
     def shrink(x, lam, tau):
         axes = check_axis("sparse_group", axis, x.shape)
@@ -242,10 +238,6 @@ def _one_per_group(operator, strength, shape, axes):
             f"{axes} of a leaf of shape {shape}, got shape {strength.shape}."
         )
     return strength.reshape(full) if strength.ndim else strength
-
-
-def _concatenated(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate([array.reshape(-1) for array in arrays])
 
 
 def _block_threshold(x, squared_norm, threshold):

@@ -28,8 +28,7 @@ def leafwise(
     Raises:
       ValueError: strength or step is negative, or a leaf is neither real nor floating.
     """
-    check_non_negative("strength", strength)
-    check_non_negative("step", step)
+    check_non_negative(strength=strength, step=step)
 
     def on_leaf(leaf, strength, step):
         dtype = check_real(leaf)

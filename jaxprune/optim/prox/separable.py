@@ -1,9 +1,9 @@
-"""Operators that treat every coordinate alone."""
+"""Operators that treat each coordinate separately."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxprune.optim.common import PyTree
+from jaxprune.optim.common import PyTree, check_fraction
 from jaxprune.optim.prox.leafwise import leafwise
 
 
@@ -93,7 +93,7 @@ def elastic_net(
       Zou and Hastie, Regularization and variable selection via the elastic net (2005). Parikh and
       Boyd, Proximal Algorithms (2014), section 6.5.3.
     """
-    check_ratio("l1_ratio", l1_ratio)
+    check_fraction("l1_ratio", l1_ratio, or_one=True)
 
     def shrink(x, lam, tau):
         weight = tau * lam
@@ -235,9 +235,3 @@ def scad(x: PyTree, strength: PyTree = 1.0, step: PyTree = 1.0, *, a: float = 3.
         return jnp.where(size > level, x, jnp.where(convex, near, soft))
 
     return leafwise(shrink, x, strength, step)
-
-
-def check_ratio(name: str, value: float) -> None:
-    """Raises ValueError if a number known now is outside [0, 1]."""
-    if not isinstance(value, jax.core.Tracer) and not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be in [0, 1], got {value}.")
