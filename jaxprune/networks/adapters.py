@@ -73,20 +73,27 @@ def from_nnx(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
     nnx: Any = _library("flax.nnx", "flax")
     copy = nnx.clone(model)
     copy.eval()
-    graph, params, keys, state = nnx.split(copy, nnx.Param, nnx.RngState, ...)
+    _, params, _, state = nnx.split(copy, nnx.Param, nnx.RngState, ...)
+
+    def apply(variables: Any, *inputs: Any) -> Any:
+        return nnx_with(copy, variables)(*inputs, **kwargs)
+
+    return apply, {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
+
+
+def nnx_with(model: Any, variables: dict[str, Any]) -> Any:
+    """A copy of an NNX model with the variables that `from_nnx` returned, or others like them."""
+    nnx: Any = _library("flax.nnx", "flax")
+    graph, params, keys, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
 
     def filled(template: Any, values: Any) -> Any:
         result = jax.tree.map(lambda leaf: leaf, template)
         nnx.replace_by_pure_dict(result, values)
         return result
 
-    def apply(variables: Any, *inputs: Any) -> Any:
-        merged = nnx.merge(
-            graph, filled(params, variables["params"]), keys, filled(state, variables["state"])
-        )
-        return merged(*inputs, **kwargs)
-
-    return apply, {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
+    return nnx.merge(
+        graph, filled(params, variables["params"]), keys, filled(state, variables["state"])
+    )
 
 
 def from_equinox(model: Any, state: Any = None, **kwargs: Any) -> tuple[Apply, Any]:

@@ -5,17 +5,20 @@ computes from its old widths cannot be known, so the result is compared with the
 """
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from flax import nnx
+from flax.traverse_util import flatten_dict
 
 from jaxprune.dependency import CompactNetwork
 from jaxprune.errors import UserError, first_line
+from jaxprune.networks.adapters import nnx_with
 from jaxprune.networks.agreement import difference
 from jaxprune.networks.width_fields import Suspects, fit
 
@@ -67,9 +70,9 @@ def linen_module(module: nn.Module, small: CompactNetwork, x: Any, **kwargs: Any
         )
     inputs = x if isinstance(x, tuple) else (x,)
     with _layers_named(lambda layer: "/".join(layer.path) if layer.scope else ""):
-        narrow, seen = fitted(module, small.params)
+        narrow, _, suspects = fitted(module, small.params)
         outputs = jax.jit(lambda v: narrow.apply(v, *inputs, **kwargs))(small.params)
-    _compare(outputs, jax.jit(small)(small.params, *inputs), seen.suspects)
+    _compare(outputs, jax.jit(small)(small.params, *inputs), suspects)
     return narrow
 
 
@@ -120,27 +123,21 @@ def nnx_module(model: nnx.Module, small: CompactNetwork, x: Any, **kwargs: Any) 
     return narrow
 
 
-class Seen(NamedTuple):
-    """What has been noticed of a module's layers in the calls so far.
-
-    Attributes:
-        fields: {path of a layer: {field: value}}, the widths that were set.
-        suspects: The layers that may not have followed.
-    """
-
-    fields: dict[Path, dict[str, Any]]
-    suspects: Suspects
-
-
-def fitted(module: nn.Module, variables: Mapping[str, Any]) -> tuple[Any, Seen]:
+def fitted(
+    module: nn.Module, variables: Mapping[str, Any]
+) -> tuple[Any, dict[Path, dict[str, Any]], Suspects]:
     """A Linen module whose layers take the widths of the variables when it is called.
 
     Returns:
-        The module, an instance of a subclass; and what is seen of its layers at each call.
+        The module, an instance of a subclass; {path of a layer: {field: value}}, the fields set in
+        its calls so far; and the layers in these that may not have followed.
     """
     base = type(module)
-    shapes = dict(_own_shapes(nn.meta.unbox(variables["params"])))
-    seen = Seen({}, {})
+    shapes: dict[Path, dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for (*path, name), leaf in flatten_dict(nn.meta.unbox(variables["params"])).items():
+        shapes[tuple(path)][name] = np.shape(leaf)
+    fields: dict[Path, dict[str, Any]] = {}
+    suspects: Suspects = {}
 
     def interceptor(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         layer = context.module  # Flax makes its layers anew for each call: it is used nowhere else
@@ -148,7 +145,7 @@ def fitted(module: nn.Module, variables: Mapping[str, Any]) -> tuple[Any, Seen]:
             called = args and context.method_name == "__call__"
             shape = getattr(args[0], "shape", ()) if called else ()
             channels = shape[-1] if shape else None
-            seen.fields[layer.path] = fit(layer, layer.path, own, seen.suspects, channels)
+            fields[layer.path] = fit(layer, layer.path, own, suspects, channels)
         return method(*args, **kwargs)
 
     def around(name: str) -> Any:
@@ -163,7 +160,7 @@ def fitted(module: nn.Module, variables: Mapping[str, Any]) -> tuple[Any, Seen]:
     methods = {name: around(name) for name in ("apply", "init", "init_with_output")}
     about = {"__module__": base.__module__, "__doc__": base.__doc__}
     kind: Any = type(base.__name__, (base,), methods | about)
-    return kind(**linen_attributes(module)), seen
+    return kind(**linen_attributes(module)), fields, suspects
 
 
 def linen_attributes(module: nn.Module) -> dict[str, Any]:
@@ -175,24 +172,12 @@ def linen_attributes(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _own_shapes(node: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """(path of a layer, {name: shape} of the parameters that it holds itself)."""
-    yield path, {name: np.shape(v) for name, v in node.items() if not isinstance(v, Mapping)}
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _own_shapes(value, (*path, name))
-
-
 def _filled(model: nnx.Module, params: Any) -> Any:
     """A copy of an NNX model with other variables."""
     narrow = nnx.clone(model)
     try:
         if not isinstance(params, nnx.State) and set(params) == {"params", "state"}:
-            parts: Any = nnx.split(narrow, nnx.Param, nnx.RngState, ...)
-            graph, weights, keys, state = parts
-            nnx.replace_by_pure_dict(weights, params["params"])
-            nnx.replace_by_pure_dict(state, params["state"])
-            return nnx.merge(graph, weights, keys, state)
+            return nnx_with(narrow, params)
         nnx.update(narrow, *(params if isinstance(params, tuple) else (params,)))
     except Exception as error:
         raise UserError(

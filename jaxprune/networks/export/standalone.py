@@ -157,9 +157,9 @@ def source(rebuilt: Rebuilt) -> str:
         if group.name.startswith("input") and len(loaded.kept[group.name]) < group.size:
             kept_inputs = list(loaded.kept[group.name])
     x = example(loaded) if kept_inputs is None else example(loaded)[..., kept_inputs]
-    narrow, seen = fitted(network.module, small.params)
+    narrow, fields, _ = fitted(network.module, small.params)
     jax.eval_shape(narrow.apply, small.params, x)
-    features = {"/".join(path): of["features"] for path, of in seen.fields.items() if of}
+    features = {"/".join(path): of["features"] for path, of in fields.items() if of}
     arguments = (f"{name}={value!r}" for name, value in linen_attributes(network.module).items())
     functions = _FUNCTIONS.format(
         module=f"{type(network.module).__name__}({', '.join(arguments)})",
