@@ -1,11 +1,11 @@
-"""What a network costs, how much of it may remain, and which channels go then.
+"""The cost of a network, how much of it may remain, and which channels to remove.
 
     costs.macs(structure, masks)                       # traceable; params and neurons likewise
     costs.exact(structure, masks, "macs")              # the same as an integer
     masks = costs.select(structure, scores, "macs", 0.5)
     small = costs.prune(apply, params, x, "macs", 0.5)
 
-`budgets` reads what is allowed ("30%", "0.5ms", "=200000"), `limits` which widths a group may have.
+`budgets` parses the cost allowed ("30%", "0.5ms", "=200000"); `limits` restricts group widths.
 """
 
 from jaxprune.costs.counting import (

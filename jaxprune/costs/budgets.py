@@ -1,15 +1,15 @@
-"""Budgets: how much of a cost a pruned network may have.
+"""Budgets: the cost that a pruned network may have.
 
 A cost is `params`, `macs` or `neurons`, which follow from the mask alone and can be traced; or
-`latency`, the time that one call takes on this device; or any Python function of the compact
-network. The last two are measured on the host, once for each network, and remembered.
+`latency`, the time of one call on this device; or any Python function of the compact network. The
+last two are measured on the host, once per network, and cached.
 """
 
 import hashlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from numbers import Real
 from typing import Any, NamedTuple
@@ -24,32 +24,33 @@ from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
 from jaxprune.dependency import CompactNetwork, Structure, compact
 from jaxprune.errors import UserError
 
-NAMES: tuple[str, ...] = (*counting.NAMES, "latency")
-"""The costs that have a name. Besides these, a cost may be written module:function."""
-
 UNITS: dict[str, str] = {
     "macs": "multiply-adds",
     "params": "parameters",
     "neurons": "neurons",
     "latency": "ms",
 }
+"""The unit of each named cost."""
+
+NAMES: tuple[str, ...] = tuple(UNITS)
+"""The named costs. Other costs are written module:function."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 CostFunction = Callable[..., float]
-"""`function(network)` or `function(network, x)` -> a number of at least 0, the lower the better.
+"""`function(network)` or `function(network, x)` -> a number >= 0, lower is better.
 
-`network` is a `CompactNetwork`: its `params`, its `widths`, and `network(network.params, x)`. `x`
-is the batch whose latency a run measures.
+`network` is a `CompactNetwork`, with `params`, `widths` and `network(network.params, x)`. `x` is
+the batch whose latency a run measures.
 """
 
 
 class Limit(NamedTuple):
-    """How much is allowed.
+    """How much of a cost is allowed.
 
     Attributes:
       value: above 0; a fraction of the dense network's cost if relative, else in the cost's unit.
-      relative: which of the two.
+      relative: whether it is a fraction.
     """
 
     value: float
@@ -57,11 +58,11 @@ class Limit(NamedTuple):
 
 
 def parse_limit(cost: str, text: str | float) -> Limit:
-    """A limit as it is typed.
+    """Parses a limit.
 
-    A number in (0, 1] or a percentage is a part of the dense network's cost: `0.25`, `25%`. A time
-    in milliseconds limits a latency: `0.4ms`. An equals sign stands before an amount in the unit of
-    any cost: `=200000`.
+    A number in (0, 1] or a percentage is a fraction of the dense network's cost: `0.25`, `25%`. A
+    time in milliseconds limits the latency: `0.4ms`. An amount in the unit of any cost follows an
+    equals sign: `=200000`.
 
     Raises:
       UserError: it is none of these.
@@ -103,13 +104,13 @@ class Budget:
     Attributes:
       name: the cost, one of `NAMES` or "module:function".
       dense: the dense network's cost, in its own unit.
-      limit: the part of it that is allowed; above 1 where an amount allows more than the dense.
-      least: the part that remains at the least allowed widths.
+      limit: the fraction of it that is allowed; above 1 if an amount exceeds the dense cost.
+      least: the fraction that remains at the smallest allowed widths.
       traced: [N] -> the cost as a fraction of the dense one, inside jit and vmap; None if the cost
         has to be measured.
-      amount: the same in the cost's own unit, if it was given so.
-      meter: the host's way to the cost in its own unit; None if it can be traced.
-      target: the part that a search aims at: less than `limit` by the margin for noise.
+      amount: the limit in the cost's own unit, if it was given so.
+      meter: measures the cost on the host, in its own unit; None if it can be traced.
+      target: the fraction that a search aims at, below `limit` by the margin for noise.
     """
 
     name: str
@@ -119,7 +120,7 @@ class Budget:
     traced: Callable[[Array], Array] | None
     amount: float | None = None
     meter: "Meter | None" = None
-    target: float = field(default=-1.0)
+    target: float = -1.0
 
     def __post_init__(self) -> None:
         if (self.traced is None) == (self.meter is None):
@@ -129,7 +130,7 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """The unit of `dense`, "" if the cost is a function of the user's."""
+        """The unit of `dense`, "" for a user's cost function."""
         return UNITS.get(self.name, "")
 
     def shares(self, masks: Any) -> np.ndarray:
@@ -140,25 +141,24 @@ class Budget:
         return np.array([self.meter(np.asarray(mask)) / self.dense for mask in masks], np.float32)
 
     def allows(self, cost: float, dense: float) -> bool:
-        """Whether a cost is within the limit, both it and the dense one measured side by side."""
+        """Whether a cost is within the limit, given the dense network's measured beside it."""
         return cost <= (self.limit * dense if self.amount is None else self.amount)
 
     def __str__(self) -> str:
-        """The limit for a person: "25% of macs", "0.4 ms latency"."""
+        """The limit in words: "25% of macs", "0.4 ms latency"."""
         if self.amount is None:
             return f"{100 * self.limit:.4g}% of {self.name}"
         return f"{self.amount:.10g} {'ms ' if self.name == 'latency' else ''}{self.name}"
 
 
 class Meter:
-    """Measures a cost of compact networks, each network once.
+    """Measures a cost of compact networks, once per network, so that a search sees no noise.
 
-    A latency depends on the widths alone, so that candidates of equal widths share one measurement;
-    the values of other functions are kept by mask. A search sees one value for one network, however
-    noisy the cost is.
+    Latency depends on the widths alone, so candidates of equal widths share one measurement; other
+    costs are cached by mask.
 
     Attributes:
-      values: {key of a mask: measured cost}. May be kept and given to another meter.
+      values: {key of a mask: measured cost}, which another meter can start from.
     """
 
     def __init__(
@@ -182,8 +182,8 @@ class Meter:
     def __call__(self, mask: np.ndarray) -> float:
         """The cost of a flat mask [N], in its own unit.
 
-        A latency is measured beside the dense network's, and given as it would have been when that
-        was measured first: a machine that other programs slow down makes no network look slower.
+        Latency is measured beside the dense network's and scaled by how that one has changed since
+        it was first measured, so that a temporarily slow machine makes no network look slower.
 
         Raises:
           UserError: the function raises, or returns something else than a number of at least 0.
@@ -203,7 +203,7 @@ class Meter:
     def beside_dense(self, network: CompactNetwork) -> tuple[float, float]:
         """The costs of a compact network and of the dense one, measured now, side by side.
 
-        Nothing is remembered.
+        Nothing is cached.
 
         Raises:
           UserError: as `of`.
@@ -221,11 +221,11 @@ class Meter:
         return self.of(network), self.of(self._dense)
 
     def of(self, network: CompactNetwork) -> float:
-        """The cost of a compact network, measured now and not remembered."""
+        """The cost of a compact network, measured now and not cached."""
         arguments = (network, self._x) if self._takes_input else (network,)
         try:
             value = self._function(*arguments)
-        except Exception as error:  # whatever the user's function raises, the run ends in order
+        except Exception as error:  # the user's function may raise anything
             raise UserError(
                 f"the cost function {self._name} raised {type(error).__name__}: {error} (for the "
                 f"widths {dict(network.widths)})"
@@ -241,7 +241,7 @@ class Meter:
 
 
 def _takes_input(function: CostFunction) -> bool:
-    """Whether it has to be given two arguments."""
+    """Whether a function requires two arguments."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a builtin without a signature
@@ -265,7 +265,7 @@ def _checked(name: str, value: Any, network: CompactNetwork) -> float:
 
 
 def find(cost: str | CostFunction) -> tuple[str, CostFunction | None]:
-    """The name of a cost, and its function if it is the user's.
+    """The name of a cost, and its function if it is a user's.
 
     Args:
       cost: one of `NAMES`, "module:function", or a function.
@@ -318,10 +318,10 @@ def make_budgets(
       x: the batch whose latency is measured.
       wanted: (cost, limit) pairs; a limit as `parse_limit` takes it.
       limits: which widths the groups may have.
-      margin: the part of a latency budget, in [0, 1), that a search leaves free: what it finds is
-        measured again before it is the answer, and times scatter.
-      repeats: calls that one latency is the median of.
-      known: {cost: {key: value}} measured before, which is added to.
+      margin: the fraction of a latency budget, in [0, 1), that a search leaves unused, because its
+        result is measured again and times vary.
+      repeats: number of calls whose median is a latency.
+      known: {cost: {key: value}} measured earlier; new measurements are added.
 
     Raises:
       UserError: the network has nothing to prune, a cost or a budget is impossible, `limits`
@@ -339,14 +339,12 @@ def make_budgets(
     for cost, text in wanted:
         name, function = find(cost)
         limit = text if isinstance(text, Limit) else parse_limit(name, text)
-        if name in counting.NAMES:
-            budgets.append(_traced(structure, name, limit, limits))
-            continue
-        if function is None:
-            function = _latency(repeats)
-        values = None if known is None else known.setdefault(name, {})
-        meter = Meter(name, function, apply, structure, params, x, values, repeats)
-        budgets.append(_measured(structure, name, limit, limits, meter, margin))
+        meter = None
+        if name not in counting.NAMES:
+            function = function or _latency(repeats)
+            values = None if known is None else known.setdefault(name, {})
+            meter = Meter(name, function, apply, structure, params, x, values, repeats)
+        budgets.append(_budget(structure, name, limit, limits, meter, margin))
     names = [budget.name for budget in budgets]
     if len(set(names)) < len(names):
         raise UserError(f"each cost can have one budget; got {', '.join(names)}")
@@ -361,65 +359,68 @@ def _latency(repeats: int) -> CostFunction:
 
 
 def narrowest(structure: Structure, limits: Limits) -> np.ndarray:
-    """A flat mask of the least allowed widths, uint8 [N]: the first channels of each group."""
+    """A flat mask of the smallest allowed widths, uint8 [N]: the first channels of each group."""
     permitted = allowed(structure, limits)
-    return np.concatenate(
-        [
-            np.arange(size) < least
-            for size, least in zip(permitted.sizes, permitted.least, strict=True)
-        ]
-    ).astype(np.uint8)
+    pairs = zip(permitted.sizes, permitted.least, strict=True)
+    return np.concatenate([np.arange(size) < least for size, least in pairs]).astype(np.uint8)
 
 
-def _traced(structure: Structure, name: str, limit: Limit, limits: Limits) -> Budget:
-    cost_of, dense = counting.get(name), counting.dense(structure, name)
-    share = limit.value if limit.relative else limit.value / dense
-    smallest = structure.unflatten(narrowest(structure, limits))
-    least = counting.exact(structure, smallest, name) / dense
-    _check_reachable(name, limit, limits, share, least, dense)
-
-    def traced(mask: Array) -> Array:
-        return cost_of(structure, structure.unflatten(jnp.asarray(mask, jnp.float32))) / dense
-
-    return Budget(name, dense, share, least, traced, None if limit.relative else limit.value)
-
-
-def _measured(
-    structure: Structure, name: str, limit: Limit, limits: Limits, meter: Meter, margin: float
+def _budget(
+    structure: Structure,
+    name: str,
+    limit: Limit,
+    limits: Limits,
+    meter: Meter | None,
+    margin: float,
 ) -> Budget:
-    dense = meter(np.ones(structure.num_channels, np.uint8))
+    def traced(mask: Array) -> Array:
+        masks = structure.unflatten(jnp.asarray(mask, jnp.float32))
+        return counting.get(name)(structure, masks) / dense
+
+    smallest = narrowest(structure, limits)
+    dense: float
+    least: float
+    if meter is None:
+        dense = counting.dense(structure, name)
+        least = counting.exact(structure, structure.unflatten(smallest), name)
+    else:
+        dense, least = meter(np.ones_like(smallest)), meter(smallest)
     if dense <= 0:
         raise UserError(f"the cost {name} of the dense network is {dense:g}; it must be above 0")
     share = limit.value if limit.relative else limit.value / dense
     target = share * (1 - margin) if name == "latency" else share
-    least = meter(narrowest(structure, limits)) / dense
-    _check_reachable(name, limit, limits, target, least, dense)
+    _check_reachable(name, limit, limits, target, least / dense, dense)
     amount = None if limit.relative else limit.value
-    return Budget(name, dense, share, least, None, amount, meter, target)
+    cost_of = None if meter else traced
+    return Budget(name, dense, share, least / dense, cost_of, amount, meter, target)
 
 
 def _check_reachable(
-    name: str, limit: Limit, limits: Limits, share: float, least: float, dense: float
+    name: str, limit: Limit, limits: Limits, target: float, least: float, dense: float
 ) -> None:
-    if share >= least:
+    """Raises UserError if the smallest network costs more than the target; all are fractions."""
+    if target >= least:
         return
+    needed = least * limit.value / target  # in the unit of the limit
+    unit = UNITS.get(name, "")
     if limit.relative:
-        wanted, at_least = f"{limit.value:g}", f"{_round_up(least * limit.value / share):g}"
-        remains = f"{least:.4g} of the {name} remain"
+        wanted, remains = f"{limit.value:g}", f"{least:.4g} of the {name} remain"
+        advice = f"give a budget of at least {round_up(needed):g}"
+        if needed > 1:
+            advice = f"no part of {name} can be a budget, since removing channels does not lower it"
     else:
-        unit = UNITS.get(name, "")
         wanted = f"{limit.value:g} {unit}".strip()
-        amount = least * dense * limit.value / (share * dense)
-        at_least = f"={math.ceil(amount)}" if name in counting.NAMES else f"={_round_up(amount):g}"
-        remains = f"{least * dense:.4g} {unit} remain".replace("  ", " ")
-    advice = f"give a budget of at least {at_least}"
-    if limit.relative and least * limit.value > share:
-        advice = f"no part of {name} can be a budget, since removing channels does not lower it"
+        remains = f"{least * dense:.4g} {unit}".strip() + " remain"
+        counted = name in counting.NAMES
+        at_least = f"{math.ceil(round(needed, 6))}" if counted else f"{round_up(needed):g}"
+        advice = f"give a budget of at least ={at_least}"
     limited = limits != NO_LIMITS
     where = "at the least allowed widths" if limited else "with one channel left in every group"
     advice += " or loosen the limits" * limited
     raise UserError(f"budget {wanted} cannot be reached: {where} {remains}; {advice}")
 
 
-def _round_up(value: float) -> float:
-    return math.ceil(value * 1e4) / 1e4
+def round_up(value: float) -> float:
+    """Four decimals, not below the value."""
+    rounded = round(value, 4)
+    return rounded if rounded >= value else rounded + 1e-4

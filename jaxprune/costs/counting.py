@@ -1,8 +1,8 @@
-"""What a network costs, as a function of its masks.
+"""The cost of a network as a function of its masks.
 
-`params`, `macs` and `neurons` are products and sums of kept counts: traceable, differentiable in
-soft masks, and correct to float32 rounding. `exact` gives the same as integers. `latency` is
-measured on a network that has been made smaller.
+`params`, `macs` and `neurons` are products and sums of the kept widths: traceable, differentiable
+in soft masks, and correct up to float32 rounding. `exact` computes them as integers. `latency` is
+measured on the compact network.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from jaxprune.errors import UserError
 
 
 def params(structure: Structure, masks: Masks) -> Array:
-    """The number of trainable parameters that are left (running statistics do not count)."""
+    """The number of trainable parameters left (running statistics do not count)."""
     return structure.param_counts.total(structure.widths(masks), jnp)
 
 
@@ -30,9 +30,9 @@ def macs(structure: Structure, masks: Masks) -> Array:
 
 
 def neurons(structure: Structure, masks: Masks) -> Array:
-    """The number of prunable neurons or filters that are left; input features where prunable.
+    """The number of prunable neurons or filters left, including input features if prunable.
 
-    The outputs do not count: LeNet-300-100 with prunable inputs has 784 + 300 + 100.
+    Outputs do not count: LeNet-300-100 with prunable inputs has 784 + 300 + 100.
     """
     return jnp.asarray(structure.widths(masks), jnp.float32).sum()
 
@@ -48,10 +48,10 @@ NAMES: tuple[str, ...] = tuple(_COSTS)
 
 
 def get(name: str) -> Callable[[Structure, Masks], Array]:
-    """The cost of that name.
+    """The cost of a name.
 
     Raises:
-      UserError: there is none.
+      UserError: the name is unknown.
     """
     if name not in _COSTS:
         raise UserError(f"unknown cost {name!r}; the costs are: {', '.join(NAMES)}")
@@ -59,7 +59,7 @@ def get(name: str) -> Callable[[Structure, Masks], Array]:
 
 
 def exact(structure: Structure, masks: Masks, name: str) -> int:
-    """A cost of concrete 0/1 masks as an integer, computed in float64 on the host."""
+    """The cost of concrete 0/1 masks as an integer, computed on the host in float64."""
     get(name)
     widths = np.asarray(structure.widths(masks), np.float64)
     if name == "neurons":
@@ -74,7 +74,7 @@ def dense(structure: Structure, name: str) -> int:
 
 
 def smallest(structure: Structure, name: str) -> int:
-    """The least reachable cost: one channel left in every group."""
+    """The smallest possible cost, with one channel left in every group."""
     ones = {group.name: np.eye(group.size, dtype=np.float32)[0] for group in structure.groups}
     return exact(structure, ones, name)
 
@@ -85,15 +85,13 @@ def sparsity(structure: Structure, masks: Masks) -> Array:
 
 
 def latency(fn: Callable[..., Any], params: Any, x: Any, *, repeats: int = 30) -> float:
-    """How long one call takes, in milliseconds: the median of `repeats` calls.
-
-    The function is compiled and run twice before the clock starts; every call is waited for.
+    """The latency of one call in milliseconds, the median of `times`.
 
     Args:
       fn: `fn(params, x)`, for example a compact network.
       params: its parameters.
-      x: its input; latency is for this batch.
-      repeats: how many calls are timed.
+      x: the batch of inputs that is timed.
+      repeats: number of timed calls.
 
     Raises:
       ValueError: `repeats` is below 1.
@@ -104,34 +102,26 @@ def latency(fn: Callable[..., Any], params: Any, x: Any, *, repeats: int = 30) -
 def latencies(
     networks: Sequence[tuple[Callable[..., Any], Any]], x: Any, *, repeats: int = 30
 ) -> list[float]:
-    """How long one call of each of several functions takes, in milliseconds: medians of `times`.
-
-    Args:
-      networks: (fn, params) pairs, as `latency` takes them.
-      x: the input of all.
-      repeats: how many calls of each are timed.
-
-    Raises:
-      ValueError: `repeats` is below 1.
-    """
+    """The latencies of several functions in milliseconds, the medians of `times`."""
     return [statistics.median(taken) for taken in times(networks, x, repeats=repeats)]
 
 
 def times(
     networks: Sequence[tuple[Callable[..., Any], Any]], x: Any, *, repeats: int = 30
 ) -> list[list[float]]:
-    """How long each of several calls of several functions takes, in milliseconds.
+    """Times repeated calls of several functions, in milliseconds.
 
-    The functions take turns, so that a change of the machine's speed meets them all. All are
-    compiled and run twice before the clock starts; parameters and input lie on the device.
+    The functions take turns, so that a change of the machine's speed affects them alike. All are
+    compiled and called twice before the clock starts, and each call is waited for; parameters and
+    inputs are on the device.
 
     Args:
       networks: (fn, params) pairs, as `latency` takes them.
-      x: the input of all.
-      repeats: how many calls of each are timed.
+      x: the batch of inputs for all of them.
+      repeats: number of timed calls of each function.
 
     Returns:
-      `repeats` times for each function.
+      For each function, `repeats` times.
 
     Raises:
       ValueError: `repeats` is below 1.

@@ -1,4 +1,4 @@
-"""One call from a trained network to a smaller one."""
+"""From a trained network to a smaller one in one call."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def prune(
     gradients: Any = None,
     key: Array | None = None,
 ) -> CompactNetwork:
-    """Makes a network smaller: traces it, scores its channels, removes the least important ones.
+    """Prunes a network: traces it, scores its channels and removes the least important ones.
 
     ::
 
@@ -54,16 +54,16 @@ def prune(
         print(small.widths)  # {'Conv_0': 16}
         logits = small(small.params, x)
 
-    The result is a plain JAX function of its parameters. To fine-tune it in another mode of the
-    network, such as BatchNorm's training mode, make that mode small by the same masks:
+    The result is a plain JAX function of its parameters. To fine-tune it in another mode, such as
+    BatchNorm's training mode, compact that mode with the same masks:
     `jaxprune.compact(apply_train, jaxprune.trace(apply, params, x), params, small.masks)`.
 
     Args:
       apply: `apply(params, x)` in inference mode.
       params: the trained parameters, any tree; for Flax Linen all variables.
-      x: examples [B, ...]. Only their shapes count, unless the importance looks at data.
+      x: examples [B, ...]. Only their shapes matter, unless the importance depends on data.
       cost: what is limited, one of `costs.NAMES` or a function `cost(structure, masks)`.
-      budget: the fraction of the dense cost that may stay, in (0, 1].
+      budget: the fraction of the dense cost that may remain, in (0, 1].
       importance: one of `importance.NAMES`, or a function `(structure, params) -> [num_channels]`.
       scope: how channels of different groups are compared: "global", "uniform" or "raw", see
         `select`.
@@ -78,10 +78,10 @@ def prune(
       The compact network, with its `params`, `widths` and `masks`.
 
     Raises:
-      UserError: an argument is not of its kind, the limits are contradictory, the budget is out of
-        reach, or nothing would be removed.
-      TypeError: `apply` is no function, `params` or `x` hold what is no array, or `ignore` is a
-        string.
+      UserError: an argument is invalid, the limits are contradictory, the budget is out of reach,
+        or nothing would be removed.
+      TypeError: `apply` is not a function, `params` or `x` contain something other than arrays, or
+        `ignore` is a string.
       ValueError: a pattern in `ignore` matches no layer.
     """
     criteria.check(importance, loss=loss, gradients=gradients, key=key)

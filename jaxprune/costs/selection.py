@@ -1,4 +1,4 @@
-"""From scores to masks: the least removal that meets a budget within a user's limits."""
+"""From scores to masks: the least pruning that meets a budget within the limits."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.costs import counting, removals, within_groups
+from jaxprune.costs.budgets import round_up
 from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
 from jaxprune.dependency import Masks, Structure
 from jaxprune.dependency.groups import check_structure
@@ -31,20 +32,20 @@ def select(
 ) -> dict[str, np.ndarray]:
     """Removes the least important channels until a budget is just met.
 
-    Within a group the channels with the lowest scores go first, ties by index. Removal goes in
-    units: from one allowed width of a group to the next, which is one channel or, with `round_to`,
-    several; groups of equal widths lose theirs at once. The units are brought into one order by the
-    mean of their channels in the `scope`, and the first of them are removed, as few as meet the
-    budget, found by bisection: the cost should not rise when channels are removed. If it does, as
-    measured ones may, the budget is met all the same, by perhaps more removal than needed.
+    Within a group the channels with the lowest scores go first, ties by index. Channels are removed
+    in units: from one allowed width of a group to the next, which is one channel or, with
+    `round_to`, several; groups bound to equal widths lose theirs together. The units are ordered by
+    the mean score of their channels, compared as `scope` says, and as few of them are removed as
+    meet the budget, found by bisection. This assumes that removing channels never raises the cost;
+    if it does, as a measured cost may, the budget is still met, perhaps by removing too much.
 
     Args:
       structure: what `trace` returned.
       scores: finite [num_channels], larger = keep, as `jaxprune.importance` returns them.
       cost: what is limited. A function gets the structure and float32 masks of 0 and 1; it may
         build and time the compact network.
-      budget: the cost that may stay, as a fraction of the dense network's, in (0, 1].
-      limits: which widths are allowed. What they forbid is removed in any case.
+      budget: the cost that may remain, as a fraction of the dense network's, in (0, 1].
+      limits: which widths are allowed. Channels that they forbid are removed in any case.
       scope: how channels of different groups are compared. "global": by their scores divided by the
         mean score of their group. "uniform": by their rank within the group over its size, which
         takes the same fraction of each. "raw": by the scores as they are, for criteria made to be
@@ -70,7 +71,7 @@ def select(
         least = relative_cost(_masks(structure, plan, plan.removals))
         raise UserError(
             f"budget {budget:g} cannot be reached: at the smallest allowed widths {least:.4g} of "
-            f"the {name} remain; give a budget of at least {_round_up(least):g} or loosen the "
+            f"the {name} remain; give a budget of at least {round_up(least):g} or loosen the "
             "limits"
         )
     count = bisect_left(range(plan.removals), True, key=enough)
@@ -86,10 +87,10 @@ def select(
 def check_request(
     structure: Structure, cost: Cost, budget: float, limits: Limits, scope: str
 ) -> None:
-    """Refuses arguments of `select`, all but the scores, that are not good.
+    """Checks every argument of `select` but the scores.
 
     Raises:
-      UserError: one is not.
+      UserError: one is invalid.
       TypeError: the structure is none.
     """
     check_structure(structure)
@@ -161,9 +162,3 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         pass
     raise UserError(f"{name} is {value!r:.80}, which is no number")
-
-
-def _round_up(value: float) -> float:
-    """Four decimals, not below the value."""
-    rounded = round(value, 4)
-    return rounded if rounded >= value else rounded + 1e-4

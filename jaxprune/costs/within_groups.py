@@ -1,7 +1,7 @@
-"""Statistics of filters within their groups, for filters that lie group by group.
+"""Statistics of filters within their groups, where each group's filters are contiguous.
 
-`sizes` is the number of filters of each group; `N` is their sum. Concrete values are worked on in
-numpy, where nothing is compiled; the results are JAX arrays in any case.
+`sizes` is the number of filters of each group; `N` is their sum. Concrete values are computed in
+NumPy, which compiles nothing; results are JAX arrays in either case.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def mean(sizes: tuple[int, ...], values: Array) -> Array:
 def relative(sizes: tuple[int, ...], values: Array) -> Array:
     """Each value divided by the mean of its group, float32 `[N]`.
 
-    A group whose mean is not above zero stays as it is.
+    Groups whose mean is not above zero are left unchanged.
     """
     xp = namespace(values)
     values = xp.asarray(values, np.float32)
@@ -55,7 +55,7 @@ def maximum(sizes: tuple[int, ...], values: Array) -> Array:
 def rank(sizes: tuple[int, ...], values: Array) -> Array:
     """The rank of each value within its group, int32 `[N]`, 0 = smallest; ties by index.
 
-    Sorting by value and then, stably, by group leaves the groups where they were, each sorted.
+    Sorting by group and then by value leaves every group in its place, sorted.
     """
     xp, group = namespace(values), index(sizes)
     order = xp.lexsort((xp.asarray(values), xp.asarray(group)))
@@ -69,7 +69,7 @@ def rank(sizes: tuple[int, ...], values: Array) -> Array:
 
 
 def _total(sizes: tuple[int, ...], values: Any) -> Any:
-    """`total`, a numpy array where numpy can read the values."""
+    """`total`, as a NumPy array if the values are concrete."""
     if namespace(values) is np:
         values = np.asarray(values)
         return np.bincount(index(sizes), values, len(sizes)).astype(values.dtype)

@@ -58,17 +58,17 @@ def test_what_is_no_such_file_is_said(tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"text", whole[:-200], whole[:700] + bytes(50) + whole[750:]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="is damaged, or not a file of jaxprune"):
+        with pytest.raises(UserError, match="is damaged"):
             arrays.load(path)
     np.savez(path, a=np.ones(2))
-    with pytest.raises(UserError, match="is damaged, or not a file of jaxprune"):
+    with pytest.raises(UserError, match="is damaged"):
         arrays.about(path)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
     path = tmp_path / "tree.npz"
     arrays.save(path, {"a": np.ones(2), "b": np.ones(1)})
-    with pytest.raises(UserError, match=r"1 missing \['c'\], 1 not expected \['b'\]"):
+    with pytest.raises(UserError, match=r"1 arrays missing \['c'\], 1 not expected \['b'\]"):
         arrays.load(path, {"a": 0, "c": 0})
 
 
