@@ -22,7 +22,7 @@ def test_every_preset_is_possible(method, name):
     changed = {field for field, value in preset.search.items() if value != default(search, field)}
     assert (name == "default") == (not preset.run and not preset.search)
     if method == "mcts" and name == "paper":
-        assert changed == {"width", "head", "importance_prior"}
+        assert changed == {"width", "head", "importance_prior", "block", "terminal"}
 
 
 def default(search, field):

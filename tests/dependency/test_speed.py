@@ -77,8 +77,11 @@ def test_importance_of_concrete_parameters_compiles_nothing(compiled):
     network, variables, x = abstract("vgg11", (32, 32, 3))
     structure = trace(network.apply, variables, x)
     draw = np.random.default_rng(0)
-    leaves = jax.tree.map(lambda leaf: draw.random(leaf.shape, np.float32), variables)
-    params = jax.device_put(leaves)
+
+    def spread(leaf):  # norms far apart: LAMP orders them, and sums may be rounded differently
+        return draw.random(leaf.shape, np.float32) * np.linspace(1, 10, leaf.shape[-1], dtype="f")
+
+    params = jax.device_put(jax.tree.map(spread, variables))
 
     def scores(params):
         criteria = ("l1", "l2", "fpgm", "lamp", "batch_norm_scale")
