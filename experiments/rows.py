@@ -73,7 +73,8 @@ def make(row: Row, runs: Path, results: Path, until: float | None = None) -> boo
     if row.curves:
         found["curves"] = _columns(out / "metrics.jsonl")
     timings = out / "timings.json"
-    found["seconds"] = round(sum(json.loads(timings.read_text()).values()), 1)
+    if timings.exists():
+        found["seconds"] = round(sum(json.loads(timings.read_text()).values()), 1)
     add(row.name, found, results)
     return True
 

@@ -196,8 +196,9 @@ def reopen(path: Path) -> RunFolder:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-        if (path / METRICS).exists():
-            os.truncate(path / METRICS, len(_whole_lines(path / METRICS)))
+        written, whole = path / METRICS, len(_whole_lines(path / METRICS))
+        if written.exists() and written.stat().st_size != whole:
+            os.truncate(written, whole)
         return RunFolder(path, lock)
 
 

@@ -58,7 +58,7 @@ def take(value: Any, kept: Kept) -> Any:
     xp = namespace(value)
     for d, keep in enumerate(kept):
         if not keep.all():
-            value = xp.take(value, np.flatnonzero(keep), axis=d)
+            value = xp.take(xp.asarray(value), np.flatnonzero(keep), axis=d)
     return value
 
 
