@@ -40,6 +40,7 @@ def save(path: Path, tree: Any, about: Mapping[str, Any] | None = None) -> None:
     if len(arrays) != len(leaves):
         raise ValueError("two places of the tree are spelled alike")
     text = np.frombuffer(json.dumps(manifest).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as fresh, fresh.open("wb") as file:
         np.savez(file, allow_pickle=False, **{_ABOUT: text}, **arrays)
 

@@ -12,9 +12,8 @@ from jaxprune.errors import UserError, first_line
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh file for a with statement to write, which replaces `path` once it is complete.
 
-    A process killed at any moment leaves the old file or the new one. Missing folders are made.
+    A process killed at any moment leaves the old file or the new one. Its folder must exist.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
     with tempfile.NamedTemporaryFile(
         prefix=prefix, suffix=".new", dir=path.parent, delete=False

@@ -79,6 +79,7 @@ def test_predictions_come_from_the_work_and_then_from_rows_like_it(place):
     assert "1 of 3 done; 1.5 hours left" in text
 
 
+@pytest.mark.slow
 def test_a_process_is_stopped_when_its_time_is_up(tmp_path):
     begin = time.monotonic()
     script = tmp_path / "sleep.py"

@@ -7,6 +7,7 @@ pytest.importorskip("torch", reason="what is measured beside, of the extra bench
 import finetune_many
 
 
+@pytest.mark.slow
 def test_two_steps_give_the_weights_of_the_tool():
     finetune_many.check(finetune_many.pose(1, 1, epochs=2))
 

@@ -14,6 +14,7 @@ def test_observations_costs_and_rewards_are_those_of_the_tool(evaluation):
     ppo_steps.check(ppo_steps.pose("lenet300", evaluation=evaluation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environments", [32, 1])
 def test_a_round_beside_plays_as_many_steps_and_makes_as_many_updates(environments):
     case = ppo_steps.pose("lenet300", evaluation=False)

@@ -97,6 +97,7 @@ print(json.dumps({"devices": len(jax.devices()), "trips": counts, "again": len(c
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one():
     said = json.loads(finished(python(["-c", SCRIPT], count=8)).splitlines()[-1])
     assert said == {"devices": 8, "trips": [16, 2], "again": 0}

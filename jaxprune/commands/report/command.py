@@ -1,7 +1,5 @@
 """`jaxprune report RUN...`: the report of a run as one HTML page, or several compared."""
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,8 +53,6 @@ def _write(options: Arguments) -> Path:
         raise UserError(f"name the folder of a run: {PROGRAM} RUN")
     out = options.out or _default(options.runs)
     _check_replaceable(out)
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out} cannot be written: {os.strerror(errno.ENOENT)}")
 
     # matplotlib and JAX, of which --help and most mistakes have no need
     from jaxprune.commands import report

@@ -35,6 +35,7 @@ def finished(tmp_path_factory, cache):
     return out
 
 
+@pytest.mark.slow
 def test_several_budgets_are_met(finished):
     result = read(finished / "result.json")
     params, macs = result["budgets"]

@@ -68,6 +68,7 @@ def places(tmp_path_factory):
     return out, [*TINY, "--cache-dir", str(cache), "--out", str(out)]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_and_makes_what_is_missing(places, capsys):
     out, words = places
     words = [*words, "--seed", "3"]

@@ -305,6 +305,7 @@ def load_benchmark():
     return module
 
 
+@pytest.mark.slow
 def test_mctx_and_the_plain_search_visit_the_same() -> None:
     benchmark = load_benchmark()
     rules, importance, config, variables = benchmark.game((3, 6), width=2, head="dense", seed=0)
