@@ -93,10 +93,12 @@ def test_a_sweep_goes_on_and_makes_what_is_missing(places, capsys):
     assert f"{out / 'sweep.md'}" in capsys.readouterr().out
 
 
-def test_another_sweep_in_the_same_folder_is_refused(places, capsys):
-    _, words = places
-    words = [*words, "--budget", "0.5", "--seed", "3", "--finalists", "2"]
-    assert main(words) == 2
+def test_another_sweep_in_the_same_folder_is_refused(tmp_path, capsys):
+    words = [*TINY, "--out", str(tmp_path), "--budget", "0.5", "--seed", "3"]
+    (begun,) = plan(words)[1]
+    settings = to_json(begun.options.run, begun.options.search) | {"versions": versions()}
+    run_folder.create(begun.path, settings).__exit__()
+    assert main([*words, "--finalists", "2"]) == 2
     error = capsys.readouterr().err
     assert "holds a run with other settings: --finalists is 2, the run has 1" in error
 
