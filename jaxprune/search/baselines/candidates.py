@@ -33,7 +33,7 @@ def costs(problem: Problem, masks: Any) -> np.ndarray:
     Traced costs are computed in one compiled call, others measured: float32 `[K, m]`.
     """
     if problem.traceable:
-        masks = jnp.asarray(masks, jnp.float32)
+        masks = np.asarray(masks, np.float32)
         return np.asarray(_traced_costs(traced_costs(problem), masks), np.float32)
     return shares(problem, masks)
 
@@ -127,7 +127,7 @@ def validate_best(
     order = np.lexsort((train.loss, -np.asarray(train.accuracy), ~np.asarray(feasible)))
     chosen = order[: min(count, len(order))]
     validation = np.full(len(masks), np.nan, np.float32)
-    validation[chosen] = validate(jnp.asarray(masks, jnp.float32)[chosen]).accuracy
+    validation[chosen] = validate(np.asarray(masks, np.float32)[chosen]).accuracy
     return validation
 
 

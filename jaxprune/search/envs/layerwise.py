@@ -219,7 +219,7 @@ def order(rules: Rules, rank: Array, actions: Array) -> Array:
     return jnp.clip(actions[group, np.arange(len(group)) - first[group]], 0.0, 1.0) / 0.5
 
 
-def largest_ratio(initial: float, rise: float, progress: Array) -> Array:
+def largest_ratio(initial: float, rise: float, progress: float) -> np.float32:
     """The largest part of a group that may be removed: eq. 5.1 of the thesis, at most 1.
 
     Args:
@@ -227,4 +227,5 @@ def largest_ratio(initial: float, rise: float, progress: Array) -> Array:
         rise: what is added until the end (the thesis's "action clip gradient").
         progress: the part of all timesteps that is over, in [0, 1].
     """
-    return jnp.minimum(initial + jnp.asarray(progress, jnp.float32) * rise, 1.0)
+    part = np.float32(initial) + np.float32(progress) * np.float32(rise)
+    return np.minimum(part, np.float32(1))

@@ -75,6 +75,13 @@ class State(NamedTuple):
 _rollout = jax.jit(episodes.rollout, static_argnums=(0, 1))
 
 
+@jax.jit
+def _keys(key: Array) -> tuple[Array, ...]:
+    """The next round's key, and those of a round: to play, learn, train and fine-tune."""
+    following, this = jax.random.split(key)
+    return following, *jax.random.split(this, 4)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _learn(
     config: Config,
@@ -116,7 +123,7 @@ def _score(
         Their rewards, float32 `[K + 2]`; the scores of their binary masks on the batch of the
         training split; and their validation accuracies, NaN where not looked at.
     """
-    masks = jnp.asarray(played.masks, jnp.float32)
+    masks = np.asarray(played.masks, np.float32)
     soft = config.strategy == "fine"
 
     def reward(scores: Scores) -> np.ndarray:
@@ -214,15 +221,18 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
     iteration, settings = int(state.iteration), config.within_a_round()
     most = episodes.largest_ratio(config, problem, iteration)
     steps = 0 if config.online else finetuning_steps(config, iteration)
-    key, round_key = jax.random.split(jnp.asarray(state.key))
-    play_key, learn_key, train_key, tune_key = jax.random.split(round_key, 4)
+    key, play_key, learn_key, train_key, tune_key = _keys(state.key)
 
     played, order = _rollout(settings, rules, state.learner, rank, most, play_key)
-    played = episodes.with_scaled(played, least_removal(problem, order))
+    scaled = least_removal(problem, order)
+    # Between the two compiled calls of a round, NumPy: each step of JAX would be one more dispatch.
+    played = episodes.with_scaled(jax.device_get(played), np.asarray(scaled))
     weights = state.weights
     if config.online:
         assert problem.trainer is not None
-        weights = problem.trainer.train(weights, played.masks, config.online_steps, train_key)
+        weights = problem.trainer.train(
+            weights, jnp.asarray(played.masks), config.online_steps, train_key
+        )
     costs = candidates.costs(problem, played.masks)
     feasible = np.all(costs <= problem.limits, axis=-1)
     rewards, train, validation = _score(config, problem, weights, played, feasible, steps, tune_key)
@@ -234,14 +244,9 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         )
     count = config.episodes
     learner, learnt = _learn(
-        settings,
-        state.learner,
-        played,
-        rewards[:count],
-        costs[:count],
-        jnp.asarray(problem.limits),
-        learn_key,
+        settings, state.learner, played, rewards[:count], costs[:count], problem.limits, learn_key
     )
+    learnt = jax.device_get(learnt)
     archive = candidates.append(state.archive, problem, played.masks, costs, train, validation)
     state = State(
         key=key,
@@ -259,7 +264,7 @@ def update(config: Config, problem: Problem, state: State) -> tuple[State, dict[
         "best_accuracy": candidates.best_validation(archive, problem.budget),
         "feasible": float(feasible[:count].mean()),
         "finetune_steps": steps,
-        "reward": float(jnp.mean(rewards[:count])),
+        "reward": float(rewards[:count].mean()),
         "cost": costs[:count].mean(0).tolist(),
         "limit": problem.limits.tolist(),
         "multiplier": np.asarray(learner.multipliers).tolist(),

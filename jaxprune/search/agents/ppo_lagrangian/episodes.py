@@ -40,8 +40,8 @@ class Episodes(NamedTuple):
     observations: Array
     actions: Array
     log_probs: Array
-    values: Array
-    masks: Array
+    values: Array | np.ndarray
+    masks: Array | np.ndarray
 
 
 def rollout(
@@ -80,11 +80,16 @@ def rollout(
     return played, layerwise.order(rules, rank, means)
 
 
-def with_scaled(episodes: Episodes, mask: Array) -> Episodes:
-    """Appends the mask of the mean policy's actions scaled to the budgets, uint8 `[N]`."""
+def with_scaled(episodes: Episodes, mask: np.ndarray) -> Episodes:
+    """Appends the mask of the mean policy's actions scaled to the budgets, uint8 `[N]`.
+
+    Args:
+        episodes: of NumPy arrays.
+        mask: uint8 `[N]`.
+    """
     return episodes._replace(
-        values=jnp.concatenate([episodes.values, mask[None].astype(jnp.float32)]),
-        masks=jnp.concatenate([episodes.masks, mask[None]]),
+        values=np.concatenate([episodes.values, mask[None].astype(np.float32)]),
+        masks=np.concatenate([episodes.masks, mask[None]]),
     )
 
 
@@ -107,11 +112,9 @@ def initial_action(config: Config, problem: Problem) -> float:
     return min(max(removed, 0.05), 0.95)  # further out, the sigmoid would hardly move
 
 
-def largest_ratio(config: Config, problem: Problem, iteration: int) -> Array:
+def largest_ratio(config: Config, problem: Problem, iteration: int) -> np.float32:
     """The largest fraction of a group that a coarse action may remove in a round (eq. 5.1)."""
     first = config.initial_ratio
     if first is None:
         first = max(0.9, 1 - float(problem.limits.min()))
-    return layerwise.largest_ratio(
-        first, config.ratio_rise, jnp.float32(iteration / config.iterations)
-    )
+    return layerwise.largest_ratio(first, config.ratio_rise, iteration / config.iterations)
