@@ -49,7 +49,7 @@ def problem():
     return jobs.pose(job, job.network.init(jax.random.PRNGKey(0)), {})
 
 
-@pytest.mark.parametrize("method", slow_if_in(("amc", "cacp"), SEARCHES))  # acnn's agent
+@pytest.mark.parametrize("method", slow_if_in(("acnn", "amc", "cacp"), SEARCHES))
 def test_nothing_is_compiled_after_the_first_iteration(method, problem):
     module = methods.get(method)
     counts = []

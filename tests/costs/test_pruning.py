@@ -40,6 +40,7 @@ def test_a_linen_network_with_batch_norm():
     np.testing.assert_allclose(small(small.params, X), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docstring_runs(capsys):
     text = inspect.getdoc(jaxprune.prune).split("::\n", 1)[1].split("\nThe result is", 1)[0]
     exec(textwrap.dedent(text), {"__name__": "example"})

@@ -157,6 +157,7 @@ def test_a_queue_that_is_stopped_again_and_again_makes_the_same_rows(place, tmp_
     assert timeless(rows.lines(other.out)) == expected
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_made_stops_the_queue(place):
     with pytest.raises(SystemExit):
         cifar10.work([Dense("lenet5", 0, "default", "digits"), *ITEMS], place, None)

@@ -54,6 +54,7 @@ class Convolutional(nn.Module):
         return nn.Dense(5, name="out")(x.reshape(len(x), -1))
 
 
+@pytest.mark.slow
 def test_a_residual_network_with_flattened_maps_does_better():
     module = Convolutional()
     x = jax.random.normal(jax.random.key(1), (64, 6, 6, 3))

@@ -67,6 +67,7 @@ def test_of_two_equal_channels_one_goes_first_whatever_its_weights(case):
     assert np.asarray(importance.l2(structure, twins)).argmin() not in (1, 3)
 
 
+@pytest.mark.slow
 def test_a_flattened_map_is_compared_place_by_place():
     class Flattened(nn.Module):
         @nn.compact

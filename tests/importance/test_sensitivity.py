@@ -24,6 +24,7 @@ def test_taylor_by_hand():
     np.testing.assert_allclose(importance.taylor(structure, params, gradients), [196, 0])
 
 
+@pytest.mark.slow
 def test_taylor_sums_coupled_layers_before_the_square(residual):
     structure, variables = residual.structure, residual.variables
     gradients = jax.grad(lambda v: cross_entropy(residual.apply(v, residual.x)))(variables)

@@ -187,6 +187,7 @@ def test_haiku():
         check(apply, variables, IMAGES, expected, {"mlp/~/linear_0": 12})
 
 
+@pytest.mark.slow
 def test_haiku_with_state():
     hk = pytest.importorskip("haiku")
 

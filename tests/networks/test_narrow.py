@@ -136,6 +136,7 @@ def test_embeddings_and_attention():
     assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, small.params)
 
 
+@pytest.mark.slow
 def test_attention_whose_scale_would_change_is_named():
     tokens = jnp.arange(24).reshape(4, 6) % 10
     message = "something else .* see '{}' .attention, which divides by the root of its head dim"
@@ -251,6 +252,7 @@ def pruned_nnx(model, x, limits=NO_LIMITS):
     return jaxprune.prune(apply, variables, x, scope="uniform", limits=limits)
 
 
+@pytest.mark.slow
 def test_an_nnx_model_computes_and_trains():
     model = NNXConvolutional(nnx.Rngs(0))
     small = pruned_nnx(model, images())

@@ -269,6 +269,7 @@ def test_low_precision_keeps_its_type():
     )
 
 
+@pytest.mark.slow
 def test_vgg11_ends_in_two_such_convolutions():
     network = bundled.build("vgg11", (32, 32, 3))
     variables = network.init(jax.random.key(0))

@@ -310,6 +310,7 @@ def test_equal_candidates_are_computed_once_and_score_the_same(lenet):
     np.testing.assert_array_equal(twice.loss, np.repeat(once.loss, 2))
 
 
+@pytest.mark.slow
 def test_compilations_are_bounded(lenet):
     """At most one a product for each pair of widths, and one of the rest for each width."""
     apply, structure, variables, x, y = lenet
@@ -329,6 +330,7 @@ def test_compilations_are_bounded(lenet):
     assert run._cache_size() == before
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_large_network_is_compiled_once(lenet, monkeypatch):
     """Besides the last product, which is compiled for each of its seven widths."""
     apply, structure, variables, x, y = lenet
@@ -424,7 +426,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("method", slow_if_in(("acnn", "crl"), CONFIGS))
+@pytest.mark.parametrize("method", slow_if_in(("acnn", "crl", "random"), CONFIGS))
 def test_a_search_finds_the_same_with_and_without(lenet, method):
     apply, structure, variables, x, y = lenet
     agent, config = CONFIGS[method]

@@ -101,6 +101,7 @@ def test_smaller_networks_are_scored_as_masked_ones(monkeypatch, trainer, digits
         np.testing.assert_allclose(found.accuracy, other.accuracy, atol=0.006)
 
 
+@pytest.mark.slow
 def test_compiling_pays_where_much_is_saved():
     network = bundled.build("vgg11", (32, 32, 3))
     variables = network.init(KEY)

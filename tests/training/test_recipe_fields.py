@@ -111,6 +111,7 @@ def test_the_average_is_the_mean_of_the_weights_after_each_step(problem):
     np.testing.assert_array_equal(fitted["params"]["kernel"], state.fitted["params"]["kernel"])
 
 
+@pytest.mark.slow
 def test_alternating_mirrors_show_every_image_both_ways():
     count = 40
     images = np.zeros((count, 8, 8, 2), np.uint8)

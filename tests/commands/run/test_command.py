@@ -158,7 +158,7 @@ IN_THE_REPORT = ("state/result.json", signal.SIGKILL)
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param([IN_THE_SEARCH, IN_FINE_TUNING], id="later"),
+        pytest.param([IN_THE_SEARCH], id="once"),
         pytest.param(
             [IN_TRAINING, IN_THE_SEARCH, IN_FINE_TUNING, IN_THE_REPORT],
             marks=pytest.mark.slow,

@@ -52,6 +52,7 @@ def test_several_budgets_are_met(finished):
     assert jaxprune.load(finished).widths == result["pruned"]["widths"]
 
 
+@pytest.mark.slow
 def test_its_curves_are_kept_and_drawn(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     search = [line for line in lines if line["phase"] == "search"]

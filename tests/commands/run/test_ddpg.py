@@ -47,14 +47,8 @@ def metrics_of(out):
     return [line for line in lines if line["phase"] == "search"]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "acnn",
-        pytest.param("amc", marks=pytest.mark.slow),
-        pytest.param("cacp", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["acnn", "amc", "cacp"])
 def test_every_method_ends_in_a_small_network(method, finished):
     out = finished(method)
     result = read(out / "result.json")
@@ -70,6 +64,7 @@ def test_every_method_ends_in_a_small_network(method, finished):
     assert search[0]["critic_loss"] == 0 < search[-1]["critic_loss"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_like_one_that_was_not(finished, cache, tmp_path, monkeypatch):
     update, out = agent.update, tmp_path / "run"
 

@@ -92,6 +92,7 @@ def test_compensation_helps_before_fine_tuning(tmp_path):
         assert after["val_accuracy_before_finetuning"] > before["val_accuracy_before_finetuning"]
 
 
+@pytest.mark.slow
 def test_another_criterion_is_compared_with_uniform_pruning_by_it(run, tmp_path):
     words = [
         *("--method", "magnitude", "--model", "lenet300", "--search-examples", "64"),

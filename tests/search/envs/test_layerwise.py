@@ -144,6 +144,7 @@ def test_the_order_removes_before_1_what_the_actions_remove() -> None:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(
     strategy=st.sampled_from(["coarse", "fine"]),

@@ -160,6 +160,7 @@ def test_what_a_round_reports(problem, config):
     assert metrics["best_accuracy"] == state.archive.validation[seen].max()
 
 
+@pytest.mark.slow
 def test_acnn_is_paid_after_every_layer(problem):
     state, metrics = agent.update(FREE, problem, agent.init(FREE, problem, KEY))
     dense = float(weighted(jnp.ones(12)))
@@ -186,6 +187,7 @@ def test_amc_pays_the_last_reward_for_every_step(problem):
     assert state.replay.written == 12
 
 
+@pytest.mark.slow
 def test_amc_can_trade_size_for_accuracy(problem):
     config = dataclasses.replace(AMC, reward="error_log_params", unbounded=True)
     state, _ = agent.update(config, problem, agent.init(config, problem, KEY))
@@ -211,6 +213,7 @@ def test_cacp_plays_for_several_targets(problem):
     assert metrics["limit"] == [0.5]
 
 
+@pytest.mark.slow
 def test_two_budgets_at_once(problem):
     def first_half(mask):
         return mask[:6].mean()
@@ -302,6 +305,7 @@ def test_rewards_that_are_not_finite_stop_the_search(problem):
 # ------------------------------------------------------------------------------------ known optimum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["acnn", pytest.param("amc", marks=pytest.mark.slow)])
 def test_the_best_of_a_small_problem_is_found_more_often_than_by_chance(known_problem, method):
     """Only the first three of six groups are of worth, and the budget has room for just these."""

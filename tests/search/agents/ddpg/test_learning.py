@@ -147,6 +147,7 @@ def test_a_step_is_adams_step_and_then_the_soft_threshold():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_shrinkage_no_weight_becomes_zero():
     config = dataclasses.replace(CONFIG, hidden=(8, 8), critic_rate=0.01)
     shrunk = dataclasses.replace(config, shrinkage=0.9)

@@ -92,6 +92,7 @@ def test_the_best_network_the_trees_evaluated_is_reported(problem: Problem) -> N
     np.testing.assert_array_equal(played.found.sum(axis=-1), [4, 4, 4])
 
 
+@pytest.mark.slow
 def test_every_simulation_is_a_visit_of_one_group(problem: Problem) -> None:
     _, metrics = agent.update(SMALL, problem, agent.init(SMALL, problem, KEY))
     # Three games of four moves, six simulations each.
@@ -172,6 +173,7 @@ def test_loss_by_hand(problem: Problem) -> None:
     np.testing.assert_allclose(total, parts.value + parts.policy)
 
 
+@pytest.mark.slow
 def test_learning_follows_the_targets(problem: Problem) -> None:
     config = dataclasses.replace(SMALL, learning_steps=32, learning_rate=1e-2)
     state, rules = agent.init(config, problem, KEY), filterwise.rules(problem)
@@ -359,6 +361,7 @@ def test_assess_gives_illegal_removals_no_chance(problem: Problem) -> None:
     np.testing.assert_array_equal(np.asarray(logits[0]) == tree.ILLEGAL_LOGIT, illegal)
 
 
+@pytest.mark.slow
 def test_a_search_with_blocks_uses_the_budget_up(known_problem) -> None:
     order = np.random.default_rng(0).permutation(16).tolist()
     problem = known_problem((6, 10), 0.51, count_of_even_filters, importance=order)

@@ -238,6 +238,7 @@ def test_a_known_optimum_is_found(known_problem):
     assert last["action"][2] > 0.6 > 0.3 > max(last["action"][:2])
 
 
+@pytest.mark.slow
 def test_two_budgets_at_once(known_problem):
     base = known_problem((4, 4), 0.5, weighted)
 

@@ -45,6 +45,7 @@ def test_every_sample_is_seen_in_every_epoch(count: int, batches: int, size: int
         assert (orders[0] != orders[1]).any()
 
 
+@pytest.mark.slow
 def test_the_policy_gradient_before_anything_has_moved() -> None:
     # At ratio 1 the gradient of log sigma is -mean(A * ((a - mu)^2 / sigma^2 - 1)).
     variables, _, samples = material()

@@ -62,6 +62,7 @@ def test_actions_are_samples_about_the_mean_and_log_probs_theirs(learner: Learne
     np.testing.assert_allclose(log_probs, by_hand, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_round_by_its_numbers(learner: Learner) -> None:
     trajectories = play(learner)
     after, metrics = learning.learn(CONFIG, learner, trajectories, BUDGETS, KEY)
@@ -183,6 +184,7 @@ def test_a_huge_learning_rate_is_stopped_by_the_kl(learner: Learner) -> None:
     assert metrics.clip_fraction > 0.5
 
 
+@pytest.mark.slow
 def test_it_runs_inside_other_compiled_code(learner: Learner) -> None:
     # An unclipped sum of floats may be added up in another order there, so: nearly the same.
     trajectories = play(learner)
