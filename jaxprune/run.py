@@ -2,7 +2,9 @@
 
 import sys
 
-from jaxprune.commands.run.command import main
+from jaxprune.commands import huge_pages
+from jaxprune.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    huge_pages.begin_again()
+    sys.exit(main(["run", *sys.argv[1:]]))

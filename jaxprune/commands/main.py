@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from jaxprune.commands.console import WRONG_USE
+from jaxprune.commands import huge_pages
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("jaxprune.commands.run.command", "prune a network and write a report"),
@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "docs": ("jaxprune.commands.docs.command", "write the documentation as a static site"),
 }
 """{name: (module with `main(argv)`, what it does)}. A module is imported when it is asked for."""
+TRAINING = ("run", "sweep", "networks")
+"""The commands that gain from `huge_pages`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,11 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxprune {__version__}")
         return 0
     if name not in COMMANDS:
+        from jaxprune.commands.console import WRONG_USE
+
         print(
             f"jaxprune: error: unknown command {name!r}; the commands are: {', '.join(COMMANDS)}",
             file=sys.stderr,
         )
         return WRONG_USE
+    if argv is None and name in TRAINING:
+        huge_pages.begin_again()
     return import_module(COMMANDS[name][0]).main(rest)
 
 

@@ -20,7 +20,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,10 @@ from jaxprune.scoring.lowering.convolutions import as_in, channels_last
 
 CACHE = 2**20
 """Bytes of inputs and results that the gradient of a kernel reads at a time."""
+WIDE = 32
+"""Channels of a result from which on XLA has a quicker routine."""
+MOST_WORK = 2
+"""How often the multiplications of a convolution may be done to get there."""
 
 
 def quicker(eqn: JaxprEqn) -> Callable[..., Array] | None:
@@ -57,11 +61,11 @@ def convolution(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     x, kernel = channels_last(eqn, x, kernel)
     groups = eqn.params["feature_group_count"]
     if groups == 1:
-        result = _differentiable(eqn, _tangent_by_images)(x, kernel)
+        result = _differentiable(_windows(eqn), _tangent_by_images)(x, kernel)
     elif groups == x.shape[-1]:
-        result = _differentiable(eqn, _tangent_by_positions)(x, kernel)
+        result = _differentiable(_windows(eqn), _tangent_by_positions)(x, kernel)
     else:
-        convolve = _differentiable(eqn, _tangent_by_images)
+        convolve = _differentiable(_windows(eqn), _tangent_by_images)
         parts = [
             jnp.moveaxis(operand.reshape(*operand.shape[:-1], groups, -1), -2, 0)
             for operand in (x, kernel)
@@ -72,74 +76,157 @@ def convolution(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     return as_in(eqn, result)
 
 
-Tangent = Callable[[JaxprEqn, Array, Array], Array]
+Tangent = Callable[["Windows", Array, Array], Array]
 """The convolution of an equation as a function of its kernel, whose transpose is quick."""
 
 
+class Windows(NamedTuple):
+    """How a convolution reads its input, as `jax.lax.conv_general_dilated` names it."""
+
+    window_strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    precision: Any
+    preferred_element_type: Any
+
+
+def _windows(eqn: JaxprEqn) -> Windows:
+    aval: Any = eqn.outvars[0].aval
+    named = {name: eqn.params[name] for name in Windows._fields[:-1]}
+    return Windows(**named, preferred_element_type=aval.dtype)
+
+
 def _convolve(
-    eqn: JaxprEqn, x: Array, kernel: Array, layouts: tuple[str, str, str] = ("NSC", "SIO", "NSC")
+    windows: Windows,
+    x: Array,
+    kernel: Array,
+    layouts: tuple[str, str, str] = ("NSC", "SIO", "NSC"),
 ) -> Array:
-    """Convolves as an equation does, but for operands of other layouts.
+    """Convolves operands of any layout.
 
     Args:
-      eqn: a convolution.
+      windows: how it reads its input.
       x: the input.
       kernel: the kernel.
       layouts: of the operands and the result, as in `("NHWC", "HWIO", "NHWC")`; S stands for all
         axes of the map.
     """
     of_x, of_kernel, of_result = (layout.replace("S", "DHW"[5 - x.ndim :]) for layout in layouts)
-    aval: Any = eqn.outvars[0].aval
-    keep = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "precision")
     return lax.conv_general_dilated(
         x,
         kernel,
         dimension_numbers=(of_x, of_kernel, of_result),
         feature_group_count=x.shape[of_x.index("C")] // kernel.shape[of_kernel.index("I")],
-        preferred_element_type=aval.dtype,
-        **{name: eqn.params[name] for name in keep},
+        **windows._asdict(),
     )
 
 
-def _differentiable(eqn: JaxprEqn, tangent: Tangent) -> Callable[[Array, Array], Array]:
+def _differentiable(windows: Windows, tangent: Tangent) -> Callable[[Array, Array], Array]:
     """The convolution of `[images, *map, channels]` with `[*window, channels / groups, filters]`.
 
     Args:
-      eqn: the convolution.
+      windows: how it reads its input.
       tangent: what is differentiated in place of it with respect to the kernel.
     """
 
     @jax.custom_jvp
     def convolve(x: Array, kernel: Array) -> Array:
-        return _convolve(eqn, x, kernel)
+        return _convolve_in_blocks(windows, x, kernel)
 
     def jvp(primals: Any, tangents: Any) -> tuple[Array, Any]:
         (x, kernel), (of_x, of_kernel) = primals, tangents
         parts = []
         if not isinstance(of_x, SymbolicZero):
-            swapped = jnp.swapaxes(kernel, -1, -2)
-            parts.append(_convolve(eqn, of_x, swapped, ("NSC", "SOI", "NSC")))
+            parts.append(_tangent_of_input(windows, of_x, kernel))
         if not isinstance(of_kernel, SymbolicZero):
-            parts.append(tangent(eqn, x, of_kernel))
+            parts.append(tangent(windows, x, of_kernel))
         return convolve(x, kernel), sum(parts[1:], start=parts[0])
 
     convolve.defjvp(jvp, symbolic_zeros=True)
     return convolve
 
 
+def _tangent_of_input(windows: Windows, x: Array, kernel: Array) -> Array:
+    """The convolution as a function of its input, whose transpose is quick."""
+    swapped = jnp.swapaxes(kernel, -1, -2)
+    plain = functools.partial(_convolve, windows, layouts=("NSC", "SOI", "NSC"))
+    result = jax.eval_shape(plain, x, swapped)
+    groups = x.shape[-1] // kernel.shape[-2]
+    size = _block(windows, kernel.shape[-3], x.shape[-1], x.shape[-2]) if groups == 1 else 1
+    if size == 1:
+        return plain(x, swapped)
+    # Its transpose is a convolution with the kernel turned round, and narrow where the input was.
+    (before, after), wide = windows.padding[-1], kernel.shape[-3] - 1
+    around = [
+        (kernel.shape[axis] - 1 - low, kernel.shape[axis] - 1 - high)
+        for axis, (low, high) in enumerate(windows.padding[:-1])
+    ]
+    back = windows._replace(padding=(*around, (wide - before, wide - after)))
+    turned = jnp.flip(swapped, range(kernel.ndim - 2))
+    backwards = functools.partial(_convolve_in_blocks, back, kernel=turned)
+    return jax.linear_transpose(backwards, result)(x)[0]
+
+
+# -- narrow results -------------------------------------------------------------------------------
+
+
+def _convolve_in_blocks(windows: Windows, x: Array, kernel: Array) -> Array:
+    """Convolves several places of the map's last axis at once if one of them has few channels."""
+    if x.shape[-1] != kernel.shape[-2]:  # groups
+        return _convolve(windows, x, kernel)
+    (before, after), wide = windows.padding[-1], kernel.shape[-3]
+    outputs = x.shape[-2] + before + after - wide + 1
+    size = _block(windows, wide, kernel.shape[-1], outputs)
+    if size == 1:
+        return _convolve(windows, x, kernel)
+    result = _convolve(_of_blocks(windows, size), x, _kernel_of_blocks(kernel, size))
+    return result.reshape(*result.shape[:-2], outputs, kernel.shape[-1])
+
+
+def _block(windows: Windows, wide: int, channels: int, outputs: int) -> int:
+    """How many places of the last axis are computed at once, 1 where that is not quicker."""
+    if any(n != 1 for n in (*windows.window_strides, *windows.lhs_dilation, *windows.rhs_dilation)):
+        return 1
+    if channels >= WIDE or wide == 1:
+        return 1
+    least = -(-WIDE // channels)
+    fits = (size for size in range(least, MOST_WORK * wide + 1) if outputs % size == 0)
+    size = next(fits, 1)
+    return size if size + wide - 1 <= MOST_WORK * wide else 1
+
+
+def _of_blocks(windows: Windows, size: int) -> Windows:
+    return windows._replace(window_strides=(*windows.window_strides[:-1], size))
+
+
+def _kernel_of_blocks(kernel: Array, size: int) -> Array:
+    """The kernel of `size` places at once: `[*window, wide + size - 1, C, size * D]`."""
+    around = [(0, 0, 0)] * (kernel.ndim - 3)
+    places = [
+        lax.pad(
+            kernel,
+            jnp.zeros((), kernel.dtype),
+            [*around, (place, size - 1 - place, 0), (0, 0, 0), (0, 0, 0)],
+        )
+        for place in range(size)
+    ]
+    return jnp.concatenate(places, axis=-1)
+
+
 # -- convolutions without groups ------------------------------------------------------------------
 
 
-def _tangent_by_images(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+def _tangent_by_images(windows: Windows, x: Array, kernel: Array) -> Array:
     """Convolves some images after the other."""
-    size, count = _images_at_once(eqn, x, kernel), len(x)
+    size, count = _images_at_once(windows, x, kernel), len(x)
 
     # Checkpointed, so that x itself is kept for the way back, and not a copy in another layout.
     # Sliced, as XLA would compute images that are reshaped for the loop once more in that shape.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
     def some(first: Array | int, size: int) -> Array:
         part = lax.dynamic_slice_in_dim(x, first, size)
-        return _tangent_of_some(eqn, part, kernel)
+        return _tangent_of_some(windows, part, kernel)
 
     if size >= count:
         return some(0, count)
@@ -149,19 +236,24 @@ def _tangent_by_images(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
     return results if whole == count else jnp.concatenate([results, some(whole, count - whole)])
 
 
-def _tangent_of_some(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+def _tangent_of_some(windows: Windows, x: Array, kernel: Array) -> Array:
     """Convolves in layouts of which JAX makes XLA's for the gradient of the kernel."""
+    result = jax.eval_shape(functools.partial(_convolve, windows), x, kernel).shape
+    size = _block(windows, kernel.shape[-3], kernel.shape[-1], result[-2])
+    if size > 1:
+        windows, kernel = _of_blocks(windows, size), _kernel_of_blocks(kernel, size)
     by_channel, of_channel = jnp.swapaxes(x, 0, -1), jnp.moveaxis(kernel, -2, 0)
-    return jnp.moveaxis(_convolve(eqn, by_channel, of_channel, ("CSN", "ISO", "SNC")), -2, 0)
+    found = _convolve(windows, by_channel, of_channel, ("CSN", "ISO", "SNC"))
+    return jnp.moveaxis(found, -2, 0).reshape(result)
 
 
-def _images_at_once(eqn: JaxprEqn, x: Array, kernel: Array) -> int:
+def _images_at_once(windows: Windows, x: Array, kernel: Array) -> int:
     """How many images keep inputs and results within `CACHE`, or within the kernel's own size.
 
     Each time the gradient of the whole kernel is written: there should be as much to read. Up to
     half as many where that divides the images into equal parts.
     """
-    result = jax.eval_shape(functools.partial(_convolve, eqn), x, kernel)
+    result = jax.eval_shape(functools.partial(_convolve, windows), x, kernel)
     of_image = (x.size + math.prod(result.shape)) / len(x) * x.dtype.itemsize
     most = max(1, int(max(CACHE, kernel.size * kernel.dtype.itemsize) / of_image))
     equal = (size for size in range(most, most // 2, -1) if len(x) % size == 0)
@@ -171,16 +263,13 @@ def _images_at_once(eqn: JaxprEqn, x: Array, kernel: Array) -> int:
 # -- depthwise convolutions -----------------------------------------------------------------------
 
 
-def _tangent_by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
+def _tangent_by_positions(windows: Windows, x: Array, kernel: Array) -> Array:
     """Adds up what each position of a depthwise kernel contributes."""
-    aval: Any = eqn.outvars[0].aval
-    outputs = [aval.shape[axis] for axis in eqn.params["dimension_numbers"].out_spec[2:]]
-    strides, dilations = eqn.params["window_strides"], eqn.params["rhs_dilation"]
+    result = jax.eval_shape(functools.partial(_convolve, windows), x, kernel)
+    outputs, strides, dilations = result.shape[1:-1], windows.window_strides, windows.rhs_dilation
     around = [
         (before, after, dilation - 1)
-        for (before, after), dilation in zip(
-            eqn.params["padding"], eqn.params["lhs_dilation"], strict=True
-        )
+        for (before, after), dilation in zip(windows.padding, windows.lhs_dilation, strict=True)
     ]
     x = jnp.repeat(x, kernel.shape[-1] // x.shape[-1], axis=-1)
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
@@ -192,4 +281,4 @@ def _tangent_by_positions(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
             for start, size, stride in zip(first, outputs, strides, strict=True)
         ]
         parts.append(x[:, *read] * kernel[*position, 0])
-    return functools.reduce(jnp.add, parts).astype(aval.dtype)
+    return functools.reduce(jnp.add, parts).astype(result.dtype)
