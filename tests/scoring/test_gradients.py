@@ -14,6 +14,8 @@ from jax.extend.core import jaxprs_in_params
 from dependency.checks import quick_jit
 from jaxprune.scoring.lowering import gradients, lower
 
+CONVOLUTION = "conv_general_dilated"
+
 
 def draw(key, *shape):
     return jax.random.normal(jax.random.key(key), shape)
@@ -211,6 +213,47 @@ def test_as_many_images_at_a_time_as_the_cache_or_the_kernel_has_room_for(shape,
     x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, shape[-1], filters))
     gradient = program(jax.grad(loss(quick(same)), 1), x, kernel)
     assert [eqn.params["length"] for eqn in equations(gradient, "scan")] == lengths
+
+
+@pytest.mark.parametrize(
+    ("map_", "wide", "channels", "at_once"),
+    [
+        ((6, 8), 3, 16, 2),  # 32 channels
+        ((6, 8), 3, 8, 4),
+        ((8,), 3, 5, 2),
+        ((6, 9), 3, 16, 1),  # an odd width
+        ((6, 10), 3, 8, 2),  # of which 4 is no divisor
+        ((6, 8), 3, 17, 1),  # 34 channels would be more than needed
+        ((4, 3, 8), 2, 16, 2),
+    ],
+)
+def test_narrow_results_are_computed_several_places_at_once(map_, wide, channels, at_once):
+    x = draw(0, 2, *map_, channels)
+    kernel = draw(1, *[wide] * len(map_), channels, channels)
+    spatial = "DHW"[3 - len(map_) :]
+    layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+
+    def plain(x, kernel):
+        ones = (1,) * len(map_)
+        return lax.conv_general_dilated(x, kernel, ones, "SAME", dimension_numbers=layout)
+
+    def gradients_of(fn):
+        return jax.grad(loss(fn), argnums=(0, 1))
+
+    assert_close(quick(plain)(x, kernel), plain(x, kernel))
+    assert_close(gradients_of(quick(plain))(x, kernel), gradients_of(plain)(x, kernel))
+    found = [
+        (eqn.params["window_strides"][-1], eqn.params["lhs_dilation"][-1])
+        for eqn in equations(program(gradients_of(quick(plain)), x, kernel), CONVOLUTION)
+    ]
+    # The result and the gradients of the images and of the kernel; the last reads with gaps.
+    assert sorted(found) == [(1, 1), (at_once, 1), (at_once, 1)]
+
+
+def test_the_kernel_of_two_places_by_hand():
+    kernel = jnp.array([[1.0], [2.0], [3.0]])[..., None]
+    blocks = gradients._kernel_of_blocks(kernel, 2)
+    np.testing.assert_array_equal(blocks[:, 0], [[1, 0], [2, 1], [3, 2], [0, 3]])
 
 
 @pytest.mark.parametrize(("groups", "left"), [(2, 3), (4, 2)])

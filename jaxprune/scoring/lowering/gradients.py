@@ -1,7 +1,7 @@
-"""Convolutions whose derivatives are quick on a CPU.
+"""Convolutions that are quick to train on a CPU.
 
-XLA's CPU backend is slow at the gradients that JAX derives from a convolution, for two reasons
-(`experiments/results/convolution_gradients/cpu.md`):
+XLA's CPU backend is slow at a convolution and at the gradients that JAX derives
+from it, for three reasons (`experiments/results/convolution_gradients/cpu.md`):
 
 - It has a fast routine for one layout only, `[images, *map, channels]` with kernels
   `[*window, channels, filters]`, and does not bring convolutions inside loops into that layout (JAX
@@ -9,6 +9,8 @@ XLA's CPU backend is slow at the gradients that JAX derives from a convolution, 
   layouts whose transposes come out in the fast one.
 - The gradient of a kernel reads all images at once, and slows down as soon as they no longer fit
   in a core's cache. Here it is computed for a few images at a time, in a loop, and summed.
+- Results of less than 32 channels are computed by a slower routine, which spends its time on
+  reading. Here two places of the map or more are computed at once, as channels of one result.
 
 Convolutions in groups of channels are computed group by group, and the kernel's gradient of a
 depthwise one position by position. All of this is written in ordinary JAX operations, so `jit`,
@@ -33,9 +35,7 @@ from jaxprune.scoring.lowering.convolutions import as_in, channels_last
 CACHE = 2**20
 """Bytes of inputs and results that the gradient of a kernel reads at a time."""
 WIDE = 32
-"""Channels of a result from which on XLA has a quicker routine."""
-MOST_WORK = 2
-"""How often the multiplications of a convolution may be done to get there."""
+"""Channels of a result from which on XLA's routine is quick."""
 
 
 def quicker(eqn: JaxprEqn) -> Callable[..., Array] | None:
@@ -185,15 +185,18 @@ def _convolve_in_blocks(windows: Windows, x: Array, kernel: Array) -> Array:
 
 
 def _block(windows: Windows, wide: int, channels: int, outputs: int) -> int:
-    """How many places of the last axis are computed at once, 1 where that is not quicker."""
+    """How many places of the last axis are computed at once, 1 where that is not quicker.
+
+    Two where they are half of `WIDE` at most: the kernel grows by one place. More if that makes
+    exactly `WIDE` of them and no more than doubles the kernel.
+    """
     if any(n != 1 for n in (*windows.window_strides, *windows.lhs_dilation, *windows.rhs_dilation)):
         return 1
-    if channels >= WIDE or wide == 1:
+    if wide == 1 or 2 * channels > WIDE:
         return 1
-    least = -(-WIDE // channels)
-    fits = (size for size in range(least, MOST_WORK * wide + 1) if outputs % size == 0)
-    size = next(fits, 1)
-    return size if size + wide - 1 <= MOST_WORK * wide else 1
+    exact = WIDE // channels
+    sizes = [exact] if WIDE % channels == 0 and exact <= wide + 1 else []
+    return next((size for size in [*sizes, 2] if outputs % size == 0), 1)
 
 
 def _of_blocks(windows: Windows, size: int) -> Windows:
