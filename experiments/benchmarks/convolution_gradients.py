@@ -1,10 +1,10 @@
-"""Gradients of convolutions on this device: XLA's own, and as `scoring.lowering` computes them.
+"""Convolutions and their gradients on one core: XLA's own, and as `scoring.lowering` has them.
 
     python experiments/benchmarks/convolution_gradients.py [--repeats 5]
 
-Milliseconds of a convolution's gradients with respect to its kernel and to its images, alone and
-inside a loop: the best of calls that take turns, as other programs on the machine only add to them.
-Both must give the same numbers. Writes `experiments/results/convolution_gradients/<device>.md` and
+Milliseconds of processor time for a convolution and its gradients with respect to its kernel and to
+its images, alone and inside a loop: the best of calls that take turns. Processor time on a single
+core is lengthened little by other programs on the machine. Both must give the same numbers. Writes `experiments/results/convolution_gradients/<device>.md` and
 `.json`.
 """
 
@@ -45,14 +45,10 @@ class Case(NamedTuple):
     looped: bool = False
 
 
-IDLE = 0.5
-"""Above this load other programs are taken to use the cores."""
-BUSY = (
-    "**The machine was not idle**: times are too long. The ratios, of calls that took turns, tell "
-    "large differences alone."
-)
+MEASURED = {"result": "result", "kernel": "kernel's gradient", "images": "images' gradient"}
 CASES = (
     Case(128, 32, 3, 16),
+    Case(128, 32, 7, 7),
     Case(128, 32, 16, 16),
     Case(128, 16, 32, 32),
     Case(128, 8, 64, 64),
@@ -81,8 +77,11 @@ def convolution(case: Case) -> Callable[[jax.Array, jax.Array], jax.Array]:
     )
 
 
-def gradients(function: Callable, looped: bool) -> tuple[Callable, Callable]:
-    """Jitted gradients with respect to kernel and images, given `(x, kernel, of_result)`."""
+def parts(function: Callable, looped: bool) -> tuple[Callable, ...]:
+    """Jitted: the result and the gradients, each from `(x, kernel, of_result)`."""
+
+    def result(x, kernel, of_result):
+        return function(x, kernel)
 
     def of_kernel(x, kernel, of_result):
         return jax.vjp(lambda kernel: function(x, kernel), kernel)[1](of_result)[0]
@@ -93,12 +92,11 @@ def gradients(function: Callable, looped: bool) -> tuple[Callable, Callable]:
     def once(gradient):
         return lambda x, *others: lax.map(lambda x: gradient(x, *others), x[None])[0]
 
-    both = (of_kernel, of_images)
-    return tuple(jax.jit(once(each) if looped else each) for each in both)
+    return tuple(jax.jit(once(p) if looped else p) for p in (result, of_kernel, of_images))
 
 
 def measure(case: Case, looped: bool, repeats: int) -> dict[str, Any]:
-    """The best milliseconds of each gradient, of XLA's and ours."""
+    """The best milliseconds of each part, XLA's and ours."""
     draw = np.random.default_rng(0).standard_normal
     square = (case.images, case.size, case.size)
     shapes = (
@@ -108,34 +106,34 @@ def measure(case: Case, looped: bool, repeats: int) -> dict[str, Any]:
     )
     operands = [jnp.asarray(draw(shape), jnp.float32) for shape in shapes]
     own = convolution(case)
-    ways = [gradients(fn, looped) for fn in (own, lower(own, differentiated=True))]
+    ways = [parts(fn, looped) for fn in (own, lower(own, differentiated=True))]
     for xla, ours in zip(*ways, strict=True):
         expected = np.asarray(xla(*operands))
         scale = float(np.abs(expected).max())
         np.testing.assert_allclose(np.asarray(ours(*operands)), expected, atol=1e-4 * scale)
-    names = [f"{way}, {of}" for way in ("XLA", "ours") for of in ("kernel", "images")]
+    names = [f"{way}, {of}" for way in ("XLA", "ours") for of in MEASURED]
     calls = dict(zip(names, [call for way in ways for call in way], strict=True))
     taken: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             jax.block_until_ready(call(*operands))
-            taken[name].append(1e3 * (time.perf_counter() - start))
+            taken[name].append(1e3 * (time.process_time() - start))
     return {**case._asdict(), "looped": looped, "ms": {n: min(t) for n, t in taken.items()}}
 
 
-def page(about: dict[str, Any], rows: list[dict[str, Any]], load: float) -> str:
+def page(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The measurements as Markdown."""
     lines = [
         "# Gradients of convolutions",
         "",
         measured.in_words(about),
-        f"Load of the machine before: {load:.1f}. Milliseconds, the best of several calls.",
-        *([BUSY] if load > IDLE else []),
+        "On one core; milliseconds of processor time, the best of several calls.",
         "",
-        "| | images | map | channels | groups | kernel's gradient: XLA | ours | XLA / ours "
-        "| images' gradient: XLA | ours | XLA / ours |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| | images | map | channels | groups "
+        + "".join(f"| {what}: XLA | ours | XLA / ours " for what in MEASURED.values())
+        + "|",
+        "|---|--:|--:|--:|--:" + "|--:|--:|--:" * len(MEASURED) + "|",
     ]
     for row in rows:
         ms, size, kernel = row["ms"], row["size"], row["kernel"]
@@ -146,7 +144,7 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], load: float) -> str:
             f"{kernel} x {kernel}, {row['channels']} -> {row['filters']}",
             str(row["groups"]),
         ]
-        for of in ("kernel", "images"):
+        for of in MEASURED:
             xla, ours = ms[f"XLA, {of}"], ms[f"ours, {of}"]
             cells += [f"{xla:.1f}", f"{ours:.1f}", f"{xla / ours:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -158,14 +156,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=measured.several, default=5)
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
+    # Before XLA counts the cores.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rows = []
     for case in CASES:
         for looped in (False, True) if case.looped else (False,):
             rows.append(measure(case, looped, arguments.repeats))
     about = measured.circumstances()
-    content = {**about, "load_before": load, "rows": rows}
-    measured.write("convolution_gradients", page(about, rows, load), content)
+    measured.write("convolution_gradients", page(about, rows), {**about, "rows": rows})
 
 
 if __name__ == "__main__":
