@@ -4,8 +4,8 @@
 
 Milliseconds of processor time for a convolution and its gradients with respect to its kernel and to
 its images, alone and inside a loop: the best of calls that take turns. Processor time on a single
-core is lengthened little by other programs on the machine. Both must give the same numbers. Writes `experiments/results/convolution_gradients/<device>.md` and
-`.json`.
+core is lengthened little by other programs on the machine. Both must give the same numbers. Writes
+`experiments/results/convolution_gradients/<device>.md` and `.json`.
 """
 
 import argparse

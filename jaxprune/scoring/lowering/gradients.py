@@ -187,12 +187,12 @@ def _convolve_in_blocks(windows: Windows, x: Array, kernel: Array) -> Array:
 def _block(windows: Windows, wide: int, channels: int, outputs: int) -> int:
     """How many places of the last axis are computed at once, 1 where that is not quicker.
 
-    Two where they are half of `WIDE` at most: the kernel grows by one place. More if that makes
-    exactly `WIDE` of them and no more than doubles the kernel.
+    Two where the channels are half of `WIDE` at most, or the kernel is so wide that another place
+    adds little. More if that makes exactly `WIDE` of them and no more than doubles the kernel.
     """
     if any(n != 1 for n in (*windows.window_strides, *windows.lhs_dilation, *windows.rhs_dilation)):
         return 1
-    if wide == 1 or 2 * channels > WIDE:
+    if wide == 1 or channels >= WIDE or (2 * channels > WIDE and wide < 5):
         return 1
     exact = WIDE // channels
     sizes = [exact] if WIDE % channels == 0 and exact <= wide + 1 else []
