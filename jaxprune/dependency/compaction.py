@@ -11,7 +11,7 @@ from jaxprune.dependency.atoms import AtomTable, Axes
 from jaxprune.dependency.concrete import fetch, is_concrete, put
 from jaxprune.dependency.groups import Masks, Structure, check_structure
 from jaxprune.dependency.joints import slots
-from jaxprune.dependency.masking import signature
+from jaxprune.dependency.masking import rescale, signature
 from jaxprune.dependency.program import Step, call, evaluate
 from jaxprune.dependency.rules import RULES, Kept, bind, take
 from jaxprune.dependency.trace import analyse_call
@@ -160,7 +160,7 @@ class _Shrunk:
         for axis in step.rescale:
             (kept,) = self._kept((axis,))
             if not kept.all():
-                results[0] = results[0] * np.asarray(len(kept) / kept.sum(), results[0].dtype)
+                results[0] = rescale(results[0], len(kept), kept)
         return results
 
     def _kept(self, axes: Axes) -> Kept:

@@ -9,9 +9,11 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, CouplingError, Reason, fixed_axis
+from jaxprune.dependency.dtypes import dtype_of, is_inexact
 from jaxprune.dependency.grouping import build_structure
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.joints import settle
+from jaxprune.dependency.layers import multiplied_integers
 from jaxprune.dependency.program import Program, analyse
 
 
@@ -34,7 +36,9 @@ def trace(
       apply: `apply(params, *inputs)` in inference mode. It should return predictions only, since
         whatever it returns cannot be pruned.
       params: any pytree of arrays or `jax.ShapeDtypeStruct`. If it is a mapping with an entry
-        "params", as Flax's variables are, only that entry counts as parameters.
+        "params", as Flax's variables are, only that entry counts as parameters. Of integers only
+        the kernels and embeddings count, as quantised networks have them; counters, tables of
+        indices, masks and random keys may be there, too, and cost nothing.
       *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first leaf is
         the batch: costs are per example.
       prune_inputs: whether features of the inputs may be removed. They then form groups of their
@@ -60,10 +64,6 @@ def trace(
         for name, (_, leaf) in zip(names, leaves_with_paths, strict=True)
     ]
     flax_like = any(name[:1] == ("params",) for name in names)
-    counted = [
-        (name[:1] == ("params",) if flax_like else True) and np.issubdtype(leaf.dtype, np.inexact)
-        for name, leaf in zip(names, leaves, strict=True)
-    ]
     paths = ["/".join(name[1:] if flax_like and len(name) > 1 else name) for name in names]
     input_leaves, inputs_tree = jax.tree.flatten(inputs)
     input_leaves = [_abstract(leaf, "an input") for leaf in input_leaves]
@@ -83,6 +83,11 @@ def trace(
     _check_dependence(program, len(leaves))
     for axis in (axis for output in program.outputs for axis in output):
         table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
+    multiplied = multiplied_integers(program)
+    counted = [
+        (name[:1] == ("params",) or not flax_like) and (is_inexact(leaf.dtype) or i in multiplied)
+        for i, (name, leaf) in enumerate(zip(names, leaves, strict=True))
+    ]
     for fn in also:
         _analyse(table, fn, treedef, leaves, inputs_tree, input_leaves, axes)
     return build_structure(
@@ -156,11 +161,6 @@ def analyse_call(
             "the structure holds to be free; trace the network with `also=[...]` this function"
         ) from None
     return table, program, out_tree[0]
-
-
-def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array, or of the array that a Python number becomes."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
 def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:

@@ -87,9 +87,10 @@ def nnx_module(model: nnx.Module, small: CompactNetwork, x: Any, **kwargs: Any) 
         narrow.train()
         optimizer = nnx.Optimizer(narrow, optax.sgd(0.1), wrt=nnx.Param)
 
-    `Linear`, `LinearGeneral`, `Conv`, `ConvTranspose`, `Einsum`, `Embed`, `MultiHeadAttention` and
-    the normalisations get the widths of their parameters. NNX's attention has one head dimension
-    for queries, keys and values, so these groups must be kept whole (see `Limits`); heads may go.
+    `Linear`, `LinearGeneral`, `Conv`, `ConvTranspose`, `Einsum`, `Embed`, `MultiHeadAttention`, the
+    recurrent cells and the normalisations get the widths of their parameters. NNX's attention has
+    one head dimension for queries, keys and values, so these groups must be kept whole (see
+    `Limits`); heads may go.
 
     Args:
         model: The model that the compact network was made from. It is not changed.
