@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         Structure,
         compact,
         masked,
+        shrink,
         trace,
     )
     from jaxprune.errors import UserError
@@ -75,7 +76,8 @@ _HOMES = {
     "costs.limits": "Kept Limits",
     "costs.pruning": "prune",
     "costs.selection": "select",
-    "dependency": "CompactNetwork CouplingError Frozen Group Layer Structure compact masked trace",
+    "dependency": "CompactNetwork CouplingError Frozen Group Layer Structure compact masked shrink "
+    "trace",
     "errors": "UserError",
     "importance.compensation": "compensate",
     "networks.adapters": "from_equinox from_haiku from_linen from_nnx",
@@ -127,6 +129,7 @@ __all__ = [
     "scoring",
     "search",
     "select",
+    "shrink",
     "trace",
     "training",
 ]

@@ -5,6 +5,7 @@ from jaxprune.dependency.atoms import CouplingError
 from jaxprune.dependency.compaction import CompactNetwork, compact
 from jaxprune.dependency.groups import Frozen, Group, Layer, Masks, Structure
 from jaxprune.dependency.masking import masked
+from jaxprune.dependency.shrinking import shrink
 from jaxprune.dependency.trace import trace
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "compact",
     "masked",
     "second_moments",
+    "shrink",
     "trace",
 ]

@@ -37,6 +37,32 @@ def fetch(values: list[Any]) -> list[Any]:
     return jax.device_get(values) if namespace(values) is np else values
 
 
+def fetch_readable(values: list[Any]) -> list[Any]:
+    """Those arrays that numpy can read as numpy arrays, all asked for at once; others as they are.
+
+    Arrays in the memory of the CPU are not copied.
+    """
+    found = list(values)
+    readable = [place for place, value in enumerate(values) if _readable(value)]
+    fetched = jax.device_get([values[place] for place in readable])
+    for place, value in zip(readable, fetched, strict=True):
+        found[place] = value
+    return found
+
+
+def copied(value: Any, like: Any = None) -> Any:
+    """An array of JAX in memory of its own; traced values and plain numbers as they are.
+
+    Args:
+      value: an array, of numpy or JAX.
+      like: as for `put`.
+    """
+    if isinstance(value, np.ndarray):
+        return put(np.array(value), like)
+    known = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    return jnp.copy(value) if known else value
+
+
 def put(value: Any, like: Any = None) -> jax.Array:
     """A numpy array as a JAX array, without the copy that `jnp.asarray` compiles a program for.
 

@@ -70,7 +70,7 @@ def multiplied_integers(program: Program) -> set[int]:
         for origin, var in zip(step.origins, step.eqn.invars, strict=True):
             if origin is None or origin == CONSTANT or len(shape(var)) < 2:
                 continue
-            dtype = getattr(var.aval, "dtype", None)
+            dtype: Any = getattr(var.aval, "dtype", None)
             if jnp.issubdtype(dtype, jnp.integer) and _calculates_with(step, var):
                 found.add(origin)
     return found

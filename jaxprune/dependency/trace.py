@@ -14,6 +14,7 @@ from jaxprune.dependency.grouping import build_structure
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.joints import settle
 from jaxprune.dependency.layers import multiplied_integers
+from jaxprune.dependency.likeness import places
 from jaxprune.dependency.program import Program, analyse
 
 
@@ -57,11 +58,11 @@ def trace(
         that the function returns depends on the parameters.
     """
     _check_kinds(apply, ignore, also)
-    leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    names = [tuple(map(_key_name, path)) for path, _ in leaves_with_paths]
+    leaves, treedef = jax.tree.flatten(params)
+    names = places(params)
     leaves = [
         _abstract(leaf, f"parameter '{'/'.join(name)}'")
-        for name, (_, leaf) in zip(names, leaves_with_paths, strict=True)
+        for name, leaf in zip(names, leaves, strict=True)
     ]
     flax_like = any(name[:1] == ("params",) for name in names)
     paths = ["/".join(name[1:] if flax_like and len(name) > 1 else name) for name in names]
@@ -133,7 +134,7 @@ def analyse_call(
     ]
     leaves, tree = jax.tree.flatten(tuple(arguments))
     leaves = [_abstract(leaf, "an argument") for leaf in leaves]
-    known = _known_inputs(structure, arguments)
+    known = known_inputs(structure, arguments)
     for position, leaf in enumerate(leaves):
         if position < len(known):
             axes.append(
@@ -163,7 +164,7 @@ def analyse_call(
     return table, program, out_tree[0]
 
 
-def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
+def known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
     """The leading argument leaves, if they have the tree and ranks of the traced inputs."""
     width = len(structure.inputs_tree.unflatten([0] * len(structure.input_shapes)))
     leaves, tree = jax.tree.flatten(tuple(arguments[:width]))
@@ -227,11 +228,3 @@ def _abstract(leaf: Any, name: str) -> jax.ShapeDtypeStruct:
             f"{name} is of type {type(leaf).__name__}, no array; close over it, as jaxprune's "
             "adapters (from_linen, from_nnx, from_equinox, from_haiku) do"
         ) from error
-
-
-def _key_name(key: Any) -> str:
-    """A key of a pytree path as a plain name."""
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
