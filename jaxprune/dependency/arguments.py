@@ -76,32 +76,38 @@ def like_earlier(
 
 
 def guesses(
-    structure: Structure, keep: np.ndarray, shapes: Sequence[Shape]
+    structure: Structure, keep: np.ndarray, arguments: Sequence[Any]
 ) -> Iterator[list[Shape]]:
-    """Full shapes with axes as the parameters have them, those with the fewest such axes first.
+    """Full shapes with axes as the parameters have them: first few such axes, or almost all.
 
-    Arguments of equal shape are taken to be of equal full shape.
+    Leaves of equal shape within one argument are taken to be of equal full shape.
     """
+    shapes = [
+        (number, np.shape(leaf))
+        for number, argument in enumerate(arguments)
+        for leaf in jax.tree.leaves(argument)
+    ]
     full_sizes: dict[int, set[int]] = {}
     for axis in (axis for axes in structure.channels for axis in axes):
         small = int(keep[axis + 1].sum())
         if small != len(axis):
             full_sizes.setdefault(small, set()).add(len(axis))
     places = [
-        (shape, d)
-        for shape in dict.fromkeys(shapes)
-        for d, n in enumerate(shape)
-        if n in full_sizes
+        (kind, d)
+        for kind in dict.fromkeys(shapes)
+        for d, size in enumerate(kind[1])
+        if size in full_sizes
     ]
 
     def all_of_them() -> Iterator[list[Shape]]:
-        for count in range(1, len(places) + 1):
+        counts = range(1, len(places) + 1)
+        for count in sorted(counts, key=lambda count: min(count, len(places) - count + 1)):
             for chosen in combinations(places, count):
-                for sizes in product(*(sorted(full_sizes[shape[d]]) for shape, d in chosen)):
+                for sizes in product(*(sorted(full_sizes[kind[1][d]]) for kind, d in chosen)):
                     full = dict(zip(chosen, sizes, strict=True))
                     yield [
-                        tuple(full.get((shape, d), size) for d, size in enumerate(shape))
-                        for shape in shapes
+                        tuple(full.get((kind, d), size) for d, size in enumerate(kind[1]))
+                        for kind in shapes
                     ]
 
     return islice(all_of_them(), _MOST_GUESSES)

@@ -64,8 +64,11 @@ class CompactNetwork:
         Raises:
           ValueError: they have another tree or other shapes.
         """
-        shapes, own = (jax.tree.map(np.shape, tree) for tree in (params, self.params))
-        if shapes != own:
+        given, own = (
+            (jax.tree.structure(tree), list(map(np.shape, jax.tree.leaves(tree))))
+            for tree in (params, self.params)
+        )
+        if given != own:
             raise ValueError(_OTHER_PARAMS)
         return replace(self, params=params)
 
@@ -200,8 +203,8 @@ def _analysed(
     except CouplingError:
         raise
     except Exception as error:
-        guessed = 0
-        for guessed, shapes in enumerate(guesses(structure, structure.expand(chosen), given), 1):
+        guessed = list(guesses(structure, structure.expand(chosen), arguments))
+        for shapes in guessed:
             with suppress(Exception):
                 if found := attempt(shapes):
                     return found

@@ -99,7 +99,7 @@ class _Search:
             return None  # a leaf alone has no place that tells what it is
         branches = set.intersection(*(set(self.ends.get(place, ())) for place in within))
         fitting: dict[Place, list[Counterpart]] = {}
-        for branch in sorted(branches, key=len):
+        for branch in sorted(branches, key=lambda branch: (len(branch), branch)):
             numbers = [self.ends[place][branch] for place in within]
             ways = [
                 _axes(self.sizes[member], self.shapes[number])

@@ -1,6 +1,7 @@
 """Tracing a function of parameters to find the structure of its channels."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -111,7 +112,8 @@ def analyse_call(
     """Analyses another function of a structure's parameters, called with given arguments.
 
     The parameters bring the structure's channels in. Arguments of the same trees and ranks as the
-    inputs that the structure was traced with bring theirs; other arguments are free.
+    inputs that the structure was traced with bring theirs, if they can be such; other arguments,
+    and those that turn out to carry channels, are free.
 
     Args:
       fn: `fn(params, *arguments)`.
@@ -128,15 +130,35 @@ def analyse_call(
       CouplingError: the function couples channels that are independent in the structure, or does
         something with them that no rule covers.
     """
+    inputs = len(known_inputs(structure, arguments))
+    try:
+        return _analyse_call(fn, structure, params, arguments, inputs)
+    except CouplingError as error:
+        if inputs:
+            with suppress(CouplingError):
+                return _analyse_call(fn, structure, params, arguments, 0)
+        raise CouplingError(
+            f"{error}: the function ties channels to each other, or to positions that stay, which "
+            "the structure holds to be free; trace the network with `also=[...]` this function"
+        ) from None
+
+
+def _analyse_call(
+    fn: Callable[..., Any],
+    structure: Structure,
+    params: Sequence[Any],
+    arguments: Sequence[Any],
+    inputs: int,
+) -> tuple[AtomTable, Program, Any]:
+    """`analyse_call`, where the first `inputs` leaves are inputs, and the others are free."""
     table = AtomTable(structure.num_channels, structure.joints + 1)
     axes = [
         tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels
     ]
     leaves, tree = jax.tree.flatten(tuple(arguments))
     leaves = [_abstract(leaf, "an argument") for leaf in leaves]
-    known = known_inputs(structure, arguments)
     for position, leaf in enumerate(leaves):
-        if position < len(known):
+        if position < inputs:
             axes.append(
                 tuple(
                     channels.astype(np.int64) + 1
@@ -154,13 +176,7 @@ def analyse_call(
         for shape, leaf in zip(structure.shapes, params, strict=True)
     ]
     out_tree: list[Any] = []
-    try:
-        program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
-    except CouplingError as error:
-        raise CouplingError(
-            f"{error}: the function ties channels to each other, or to positions that stay, which "
-            "the structure holds to be free; trace the network with `also=[...]` this function"
-        ) from None
+    program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
     return table, program, out_tree[0]
 
 
