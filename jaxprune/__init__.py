@@ -22,8 +22,9 @@ The package has ten rooms, and each imports only from those above it:
     search       who decides: environments, agents, baselines
     commands     what a person types and reads
 
-Rooms and the names below are loaded when they are first used, so that `jaxprune.optim` can be
-imported without the rest.
+Rooms, their modules and the names below are loaded when they are first used, so that
+`jaxprune.optim` can be imported without the rest. Some modules have short names, too, such as
+`jaxprune.export` for `jaxprune.networks.export`.
 """
 
 from importlib import import_module
@@ -86,6 +87,16 @@ _HOMES = {
     "scoring.evaluation": "Scores",
     "search.problem": "Archive Problem SearchResult best make_problem",
 }
+_SHORT = {
+    "costs": "budgets",
+    "commands": "bench docs report sweep",
+    "networks": "adapters export",
+    "scoring": "evaluation lowering own_widths",
+    "search": "agents baselines problem",
+    "training": "data",
+}
+_MODULE_OF = {name: f"{room}.{name}" for room, names in _SHORT.items() for name in names.split()}
+_MODULE_OF |= {name: name for name in (*ROOMS, "errors", "run")} | {"models": "networks.bundled"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
@@ -136,8 +147,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ROOMS:
-        return import_module(f"jaxprune.{name}")
+    if name in _MODULE_OF:
+        return import_module(f"jaxprune.{_MODULE_OF[name]}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")
     return getattr(import_module(f"jaxprune.{_HOME_OF[name]}"), name)
