@@ -1,5 +1,9 @@
 """Compact functions take at its small size what compact functions return."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,3 +203,59 @@ def test_tuned_parameters_belong_to_the_network_again(tmp_path):
     check_close(loaded(loaded.params, x), small(tuned, x))
     with pytest.raises(ValueError, match="not those of this compact network"):
         small.with_params(PARAMS)
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def test_either_network_may_be_donated():
+    """Leaves that stay whole are copies too, of JAX's arrays, of NumPy's, and of typed keys."""
+    x = normal(3, 6, 3)
+    whole = {**PARAMS, "bias": np.ones(2, np.float32), "key": jax.random.key(1)}
+
+    def network(params, x):
+        noise = jax.random.normal(params["key"], (2,))
+        return apply(params, x) + params["bias"] + noise
+
+    dense = jax.tree.map(jnp.copy, whole)
+    small = jaxprune.prune(network, dense, x, budget=0.5)
+    before = network(dense, x)
+    kept = small(small.params, x)
+    burn = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), donate_argnums=0)
+    again = burn(small.params)
+    assert small.params["o"].is_deleted()
+    np.testing.assert_array_equal(network(dense, x), before)
+    burn(dense)
+    np.testing.assert_array_equal(small(again, x), kept)
+    of_numpy = jaxprune.prune(network, whole, x, budget=0.5).params
+    whole["bias"][:] = 5
+    np.testing.assert_array_equal(of_numpy["bias"], [1, 1])
+
+
+def test_parameters_divided_among_devices_stay_divided_where_they_can():
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import jaxprune
+mesh = Mesh(np.array(jax.devices()), ("model",))
+specs = {"a": P(None, "model"), "b": P("model", None), "bias": P("model"), "o": P()}
+shapes = {"a": (3, 8), "b": (8, 6), "bias": (6,), "o": (6, 2)}
+params = {
+    name: jax.device_put(np.full(shape, 0.1, np.float32), NamedSharding(mesh, specs[name]))
+    for name, shape in shapes.items()
+}
+def apply(p, x):
+    return jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"] + p["bias"]) @ p["o"]
+x = jnp.ones((2, 3))
+structure = jaxprune.trace(apply, params, x)
+masks = {"a": np.arange(8) % 2, "b": np.arange(6) % 2}
+small = jaxprune.compact(apply, structure, params, masks)
+found = {name: value.sharding.spec for name, value in small.params.items()}
+assert found == {"a": P(None, "model"), "b": P("model", None), "bias": P(), "o": P()}, found
+expected = jaxprune.masked(apply, structure)(params, masks, x)
+np.testing.assert_allclose(small(small.params, x), expected, rtol=1e-5)
+full = jaxprune.compact(apply, structure, params, structure.full_masks()).params
+assert {name: value.sharding.spec for name, value in full.items()} == specs
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
