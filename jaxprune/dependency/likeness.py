@@ -18,6 +18,7 @@ from jaxprune.errors import UserError
 Place = tuple[str, ...]
 Shape = tuple[int, ...]
 Axes = tuple[int | None, ...]
+_VALUE = jax.tree_util.GetAttrKey("value")
 
 
 class Counterpart(NamedTuple):
@@ -35,6 +36,14 @@ class Counterpart(NamedTuple):
 def places(tree: Any) -> list[Place]:
     """The place of each leaf of a tree, as names."""
     return [tuple(map(_name, path)) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _places_of_variables(tree: Any) -> list[Place]:
+    """The places of leaves, those within the variables of Flax NNX as the places of these."""
+    return [
+        tuple(map(_name, path[:-1] if path and path[-1] == _VALUE else path))
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def counterparts(
@@ -65,10 +74,10 @@ class _Search:
     def __init__(self, structure: Structure, tree: Any, shapes: Sequence[Shape], strict: bool):
         self.structure, self.strict = structure, strict
         self.shapes = shapes
-        self.places = places(tree)
+        self.places = _places_of_variables(tree)
         self.sizes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
         self.found: list[Counterpart | None] = [None] * len(self.places)
-        own = places(structure.treedef.unflatten(range(len(shapes))))
+        own = _places_of_variables(structure.treedef.unflatten(range(len(shapes))))
         self.alone = own == [()]
         # {place within a branch: {the branch: the number of the leaf}}
         self.ends: dict[Place, dict[Place, int]] = defaultdict(dict)

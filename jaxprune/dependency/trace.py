@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, CouplingError, Reason, fixed_axis
-from jaxprune.dependency.dtypes import dtype_of, is_inexact
+from jaxprune.dependency.dtypes import dtype_of, is_inexact, is_key
 from jaxprune.dependency.grouping import build_structure
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.joints import settle
@@ -41,8 +41,8 @@ def trace(
         "params", as Flax's variables are, only that entry counts as parameters. Of integers only
         the kernels and embeddings count, as quantised networks have them; counters, tables of
         indices, masks and random keys may be there, too, and cost nothing.
-      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first leaf is
-        the batch: costs are per example.
+      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first array is
+        the batch, scalars and typed keys aside: costs are per example.
       prune_inputs: whether features of the inputs may be removed. They then form groups of their
         own, named "input". Works for inputs whose features a matrix product or convolution reads.
       ignore: `fnmatch` patterns of layer paths whose channels must all stay.
@@ -69,10 +69,11 @@ def trace(
     paths = ["/".join(name[1:] if flax_like and len(name) > 1 else name) for name in names]
     input_leaves, inputs_tree = jax.tree.flatten(inputs)
     input_leaves = [_abstract(leaf, "an input") for leaf in input_leaves]
-    batch = input_leaves[0].shape[0] if input_leaves and input_leaves[0].shape else 1
+    arrays = [leaf for leaf in input_leaves if leaf.shape and not is_key(leaf.dtype)]
+    batch = arrays[0].shape[0] if arrays else 1
     if batch == 0:
         raise ValueError(
-            f"the inputs hold no example: their shape is {input_leaves[0].shape}; give at least one"
+            f"the inputs hold no example: their shape is {arrays[0].shape}; give at least one"
         )
 
     table = AtomTable()

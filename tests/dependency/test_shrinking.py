@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxprune
 
@@ -158,3 +159,25 @@ def test_what_cannot_be_told_is_refused():
         jaxprune.UserError, match=r"'mu/w' may belong to any of \['left', 'right'\]"
     ):
         jaxprune.shrink(structure, masks, {"mu": {"w": jnp.ones((3, 6))}})
+
+
+def test_the_state_of_an_optimizer_of_flax_nnx():
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(3, 6, rngs=rngs), nnx.Linear(6, 2, rngs=rngs)])
+
+        def __call__(self, x):
+            return self.layers[1](nnx.relu(self.layers[0](x)))
+
+    network = Network(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(network, optax.adam(0.1), wrt=nnx.Param)
+    apply, variables = jaxprune.from_nnx(network)
+    structure = jaxprune.trace(apply, variables, X)
+    small = jaxprune.compact(apply, structure, variables, {"layers/0": MASKS["a"]})
+    narrow = jaxprune.nnx_module(network, small, X)
+    state = jaxprune.shrink(structure, small.masks, nnx.state(optimizer))
+    trained = nnx.Optimizer(narrow, optax.adam(0.1), wrt=nnx.Param)
+    assert jax.tree.map(jnp.shape, nnx.state(trained)) == jax.tree.map(jnp.shape, state)
+    nnx.update(trained, state)
+    trained.update(narrow, nnx.grad(lambda network: network(X).sum())(narrow))
+    assert narrow.layers[0].kernel.shape == (3, 3)

@@ -195,3 +195,13 @@ def test_weights_of_integers_make_up_for_removed_channels_by_integers():
     real = {**params, **{name: params[name].astype(jnp.float32) for name in SHAPES}}
     wanted = jaxprune.compensate(apply, structure, real, MASKS, x)
     np.testing.assert_array_equal(adjusted["o"], np.round(wanted["o"]))
+
+
+def test_costs_are_per_example_whatever_comes_before_the_examples():
+    params = {"a": jnp.ones((3, 4)), "o": jnp.ones((4, 2))}
+
+    def apply(params, key, scale, x):
+        return (x @ params["a"] * scale + jax.random.normal(key, (4,))) @ params["o"]
+
+    structure = jaxprune.trace(apply, params, jax.random.key(0), 2.0, jnp.ones((6, 3)))
+    assert costs.counting.dense(structure, "macs") == 3 * 4 + 4 * 2
