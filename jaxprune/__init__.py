@@ -22,8 +22,9 @@ The package has ten rooms, and each imports only from those above it:
     search       who decides: environments, agents, baselines
     commands     what a person types and reads
 
-Rooms and the names below are loaded when they are first used, so that `jaxprune.optim` can be
-imported without the rest.
+Rooms, their modules and the names below are loaded when they are first used, so that
+`jaxprune.optim` can be imported without the rest. Some modules have short names, too, such as
+`jaxprune.export` for `jaxprune.networks.export`.
 """
 
 from importlib import import_module
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         Structure,
         compact,
         masked,
+        shrink,
         trace,
     )
     from jaxprune.errors import UserError
@@ -75,7 +77,8 @@ _HOMES = {
     "costs.limits": "Kept Limits",
     "costs.pruning": "prune",
     "costs.selection": "select",
-    "dependency": "CompactNetwork CouplingError Frozen Group Layer Structure compact masked trace",
+    "dependency": "CompactNetwork CouplingError Frozen Group Layer Structure compact masked shrink "
+    "trace",
     "errors": "UserError",
     "importance.compensation": "compensate",
     "networks.adapters": "from_equinox from_haiku from_linen from_nnx",
@@ -84,6 +87,16 @@ _HOMES = {
     "scoring.evaluation": "Scores",
     "search.problem": "Archive Problem SearchResult best make_problem",
 }
+_SHORT = {
+    "costs": "budgets",
+    "commands": "bench docs report sweep",
+    "networks": "adapters export",
+    "scoring": "evaluation lowering own_widths",
+    "search": "agents baselines problem",
+    "training": "data",
+}
+_MODULE_OF = {name: f"{room}.{name}" for room, names in _SHORT.items() for name in names.split()}
+_MODULE_OF |= {name: name for name in (*ROOMS, "errors", "run")} | {"models": "networks.bundled"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
@@ -127,14 +140,15 @@ __all__ = [
     "scoring",
     "search",
     "select",
+    "shrink",
     "trace",
     "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ROOMS:
-        return import_module(f"jaxprune.{name}")
+    if name in _MODULE_OF:
+        return import_module(f"jaxprune.{_MODULE_OF[name]}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")
     return getattr(import_module(f"jaxprune.{_HOME_OF[name]}"), name)

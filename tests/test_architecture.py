@@ -10,7 +10,7 @@ import jaxprune
 from jaxprune.commands import docs
 
 PACKAGE = Path(__file__).parents[1] / "jaxprune"
-GROUND = ("errors", "version")  # what every room may use
+GROUND = ("errors", "lazy", "version")  # what every room may use
 ENTRANCES = ("__init__", "__main__", "run")  # what nothing inside may use
 PAGE = PACKAGE / "commands" / "docs" / "architecture.md"
 

@@ -12,3 +12,10 @@ Each command is a module with `main(argv)`, which returns an exit code:
 
 `main` finds them by name, `console` says how they end, `config` and `presets` hold their settings.
 """
+
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

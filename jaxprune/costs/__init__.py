@@ -8,6 +8,8 @@
 `budgets` parses the cost allowed ("30%", "0.5ms", "=200000"); `limits` restricts group widths.
 """
 
+from typing import TYPE_CHECKING
+
 from jaxprune.costs.counting import (
     NAMES,
     dense,
@@ -25,6 +27,7 @@ from jaxprune.costs.counting import (
 from jaxprune.costs.limits import Kept, Limits
 from jaxprune.costs.pruning import prune
 from jaxprune.costs.selection import select
+from jaxprune.lazy import submodules
 
 __all__ = [
     "NAMES",
@@ -44,3 +47,6 @@ __all__ = [
     "sparsity",
     "times",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune.dependency.atoms import AtomTable, Axis
+from jaxprune.dependency.dtypes import is_complex, is_inexact, wide
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.masking import Masked, masked_by
 
@@ -37,8 +38,7 @@ def activity(fn: Callable[..., Any], structure: Structure, params: Any, *argumen
     observed = masked_by(_Observed, fn, structure)
 
     def outputs(mask: Any, params: Any, arguments: Any) -> Any:
-        leaves = jax.tree.leaves(observed(params, structure.unflatten(mask), *arguments))
-        return sum(leaf.sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+        return _total(observed(params, structure.unflatten(mask), *arguments))
 
     ones = np.ones(structure.num_channels, np.float32)
     return jax.jit(jax.grad(outputs))(ones, params, arguments)
@@ -74,18 +74,23 @@ def second_moments(
             return _Paired(structure, masks, table, taps, centred)
 
         observed = masked_by(kind, fn, structure)
-        leaves = jax.tree.leaves(observed(params, structure.unflatten(mask), *arguments))
-        return sum(leaf.sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+        return _total(observed(params, structure.unflatten(mask), *arguments))
 
     ones = np.ones(structure.num_channels, np.float32)
     return jax.jit(jax.grad(outputs, (0, 1)))(ones, taps, params, arguments)[1]
+
+
+def _total(outputs: Any) -> Any:
+    """The sum of all real and complex outputs, which makes the function differentiable."""
+    leaves = [leaf for leaf in jax.tree.leaves(outputs) if is_inexact(leaf.dtype)]
+    return sum(jnp.real(leaf.astype(wide(leaf.dtype)).sum()) for leaf in leaves)
 
 
 class _Observed(Masked):
     """Masks of ones whose gradient is the mean absolute value of what they multiply."""
 
     def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not is_inexact(value.dtype):
             return value
         return _note(value, self.of(axis), d)
 
@@ -124,7 +129,7 @@ class _Paired(Masked):
         return other
 
     def apply(self, value: Any, d: int, axis: Axis, eqn: JaxprEqn) -> Any:
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not is_inexact(value.dtype):
             return value
         entries = self._entries(axis)
         for tap, end in zip(self._taps, self._ends, strict=True):
@@ -133,10 +138,11 @@ class _Paired(Masked):
             if len(positions) and len(positions) % size == 0:
                 ordered = positions[np.argsort(entries[positions], kind="stable")]
                 seen = jnp.moveaxis(value, d, -1)[..., ordered.reshape(size, -1)]
-                seen = seen.reshape(-1, *seen.shape[-2:]).astype(tap.dtype)
-                if self._centred:
-                    seen = seen - seen.mean(0)
-                value = _pair(value, seen, tap)
+                seen = seen.reshape(-1, *seen.shape[-2:])
+                parts = [seen.real, seen.imag] if is_complex(seen.dtype) else [seen]
+                for part in parts:
+                    part = part.astype(tap.dtype)
+                    value = _pair(value, part - part.mean(0) if self._centred else part, tap)
         return value
 
     def rescale(self, value: Any, axis: Axis) -> Any:
@@ -169,7 +175,7 @@ def _note(value: Any, mask: Any, d: int) -> Any:
 
 def _forward(value: Any, mask: Any, d: int) -> tuple[Any, Any]:
     others = [axis for axis in range(value.ndim) if axis != d]
-    return value, jnp.abs(value).mean(others).astype(mask.dtype)
+    return value, jnp.abs(value.astype(wide(value.dtype))).mean(others).astype(mask.dtype)
 
 
 def _backward(d: int, size: Any, cotangent: Any) -> tuple[Any, Any]:

@@ -1,20 +1,35 @@
-"""Compaction: slicing parameters, and evaluating a function at the smaller shapes."""
+"""Compaction: evaluating a function of sliced parameters at the smaller shapes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxprune.dependency.atoms import AtomTable, Axes
-from jaxprune.dependency.concrete import fetch, is_concrete, put
+from jaxprune.dependency.arguments import by_likeness, guesses, like_earlier
+from jaxprune.dependency.atoms import AtomTable, Axes, CouplingError
+from jaxprune.dependency.concrete import is_concrete
+from jaxprune.dependency.dtypes import dtype_of
 from jaxprune.dependency.groups import Masks, Structure, check_structure
 from jaxprune.dependency.joints import slots
-from jaxprune.dependency.masking import signature
-from jaxprune.dependency.program import Step, call, evaluate
+from jaxprune.dependency.likeness import Shape
+from jaxprune.dependency.masking import rescale, signature
+from jaxprune.dependency.program import Program, Step, call, evaluate
 from jaxprune.dependency.rules import RULES, Kept, bind, take
+from jaxprune.dependency.rules.base import sizes
+from jaxprune.dependency.shrinking import kept_channels, smaller
 from jaxprune.dependency.trace import analyse_call
+
+_OTHER_PARAMS = (
+    "params are not those of this compact network; pass its `params` or what training made of them"
+)
+
+_FULL_SIZE_FIRST = (
+    "If an argument has the small size of what it carries: the compact function knows it once it "
+    "was called, or traced by jax.eval_shape, with arguments of full size."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +58,20 @@ class CompactNetwork:
         fn = self._compiled if is_concrete((params, arguments)) else self._apply
         return fn(params, *arguments)
 
+    def with_params(self, params: Any) -> "CompactNetwork":
+        """The same network with other parameters, such as fine-tuned ones, to be saved.
+
+        Raises:
+          ValueError: they have another tree or other shapes.
+        """
+        given, own = (
+            (jax.tree.structure(tree), list(map(np.shape, jax.tree.leaves(tree))))
+            for tree in (params, self.params)
+        )
+        if given != own:
+            raise ValueError(_OTHER_PARAMS)
+        return replace(self, params=params)
+
 
 def compact(
     fn: Callable[..., Any], structure: Structure, params: Any, masks: Masks
@@ -61,7 +90,9 @@ def compact(
 
     Returns:
       The compact network. It takes the same arguments as `fn`, whole inputs included: removed
-      input features are dropped inside.
+      input features are dropped inside. Arguments that carry channels (an optimizer's state, a
+      cache, a latent) are taken at their full or at their small size, and returned small. Its
+      parameters share no memory with `params`, so that either may be donated.
 
     Raises:
       ValueError: masks or params do not fit the structure, a mask holds values other than 0 and 1,
@@ -69,33 +100,29 @@ def compact(
       TypeError: `structure` is not a structure.
     """
     check_structure(structure)
-    kept_channels = _kept_channels(structure, masks)
+    chosen = kept_channels(structure, masks)
     leaves = structure.check_params(params)
-    keep = structure.expand(kept_channels)
+    keep = structure.expand(chosen)
     kept_leaves = [tuple(keep[axis + 1] for axis in axes) for axes in structure.channels]
-    small_leaves = _smaller(leaves, kept_leaves)
-    small_shapes = [tuple(int(k.sum()) for k in kept) for kept in kept_leaves]
-    analysed: dict[Any, Any] = {}
+    small_leaves = smaller(leaves, kept_leaves)
+    small_shapes = [sizes(kept) for kept in kept_leaves]
+    analysed: dict[Any, _Analysed] = {}
 
     def apply(small_params: Any, *arguments: Any) -> Any:
         values, treedef = jax.tree.flatten(small_params)
         if treedef != structure.treedef or [np.shape(v) for v in values] != small_shapes:
-            raise ValueError(
-                "params are not those of this compact network; pass its `params` or what training "
-                "made of them"
-            )
+            raise ValueError(_OTHER_PARAMS)
         key = signature((values, arguments))
         if key not in analysed:
-            analysed[key] = analyse_call(fn, structure, values, arguments)
-        table, program, out_tree = analysed[key]
-        shrink = _Shrunk(table, kept_channels)
-        inputs = jax.tree.leaves(arguments)
-        input_axes = program.inputs[len(values) :]
-        inputs = [shrink.constant(x, axes) for x, axes in zip(inputs, input_axes, strict=True)]
-        results = evaluate(program, [*values, *inputs], shrink)
-        return jax.tree.unflatten(out_tree, results)
+            earlier = [found for (tree, _), found in analysed.items() if tree == key[0]]
+            known = by_likeness(structure, keep, small_shapes, arguments)
+            analysed[key] = _analysed(fn, structure, chosen, values, arguments, known, earlier)
+        found = analysed[key]
+        inputs = map(_kept_part, jax.tree.leaves(arguments), found.kept())
+        results = evaluate(found.program, [*values, *inputs], found.shrunk)
+        return jax.tree.unflatten(found.out_tree, results)
 
-    kept_masks = structure.unflatten(kept_channels.astype(np.uint8))
+    kept_masks = structure.unflatten(chosen.astype(np.uint8))
     return CompactNetwork(
         params=structure.treedef.unflatten(small_leaves),
         widths={name: int(mask.sum()) for name, mask in kept_masks.items()},
@@ -105,13 +132,85 @@ def compact(
     )
 
 
-def _smaller(leaves: list[Any], kept_leaves: list[Kept]) -> list[Any]:
-    """The kept positions of each leaf; those that stay whole are the same arrays as before."""
-    small = list(leaves)
-    cut = [i for i, kept in enumerate(kept_leaves) if not all(keep.all() for keep in kept)]
-    for i, values in zip(cut, fetch([leaves[i] for i in cut]), strict=True):
-        small[i] = put(take(values, kept_leaves[i]), leaves[i])
-    return small
+class _Analysed(NamedTuple):
+    """A call of the function with arguments of certain shapes.
+
+    Attributes:
+      program: the analysed function.
+      out_tree: the tree of what it returns.
+      shrunk: evaluates it.
+      arguments: the atoms of the arguments, at their full sizes.
+    """
+
+    program: Program
+    out_tree: Any
+    shrunk: "_Shrunk"
+    arguments: Sequence[Axes]
+
+    def kept(self) -> list[Kept]:
+        """For each argument and axis, which positions are kept: bool [full size]."""
+        return list(map(self.shrunk.kept, self.arguments))
+
+
+def _analysed(
+    fn: Callable[..., Any],
+    structure: Structure,
+    chosen: np.ndarray,
+    values: Sequence[Any],
+    arguments: Any,
+    known: list[Shape],
+    earlier: Sequence[_Analysed],
+) -> _Analysed:
+    """Analyses the function for arguments of which some may be small.
+
+    Args:
+      fn: the function.
+      structure: the structure of its parameters.
+      chosen: bool [num_channels]: the channels that are kept.
+      values: the leaves of the small parameters.
+      arguments: what follows them.
+      known: the full shapes of the arguments, as far as `by_likeness` knows them.
+      earlier: calls with arguments of the same tree.
+    """
+    leaves: list[Any] = jax.tree.leaves(arguments)
+    tree: Any = jax.tree.structure(arguments)
+    given = [np.shape(leaf) for leaf in leaves]
+
+    def attempt(shapes: list[Shape]) -> _Analysed | None:
+        full = [
+            leaf if np.shape(leaf) == shape else jax.ShapeDtypeStruct(shape, dtype_of(leaf))
+            for leaf, shape in zip(leaves, shapes, strict=True)
+        ]
+        table, program, out_tree = analyse_call(fn, structure, values, tree.unflatten(full))
+        found = _Analysed(program, out_tree, _Shrunk(table, chosen), program.inputs[len(values) :])
+        fitting = all(
+            size in (len(each), each.sum())
+            for shape, axes in zip(given, found.kept(), strict=True)
+            for size, each in zip(shape, axes, strict=True)
+        )
+        return found if fitting else None
+
+    like = [like_earlier(given, call.kept()) for call in reversed(earlier)]
+    likely = [shapes for shapes in (known, *like) if shapes is not None and shapes != given]
+    for shapes in likely:
+        with suppress(Exception):
+            if found := attempt(shapes):
+                return found
+    try:
+        as_given = attempt(given)
+        assert as_given is not None
+        return as_given
+    except CouplingError:
+        raise
+    except Exception as error:
+        guessed = list(guesses(structure, structure.expand(chosen), arguments))
+        for shapes in guessed:
+            with suppress(Exception):
+                if found := attempt(shapes):
+                    return found
+        if guessed:
+            error.add_note(_FULL_SIZE_FIRST)
+        raise
 
 
 class _Shrunk:
@@ -119,12 +218,12 @@ class _Shrunk:
 
     Args:
       table: atoms 1 to C are the structure's channels.
-      kept_channels: bool [C]: which channels are kept.
+      chosen: bool [C]: which channels are kept.
     """
 
-    def __init__(self, table: AtomTable, kept_channels: np.ndarray):
+    def __init__(self, table: AtomTable, chosen: np.ndarray):
         self.table = table
-        self._first = np.concatenate([[True], kept_channels])
+        self._first = np.concatenate([[True], chosen])
         self._whole_keep: tuple[Any, np.ndarray] | None = None  # the slots it is for
 
     @property
@@ -138,7 +237,7 @@ class _Shrunk:
 
     def constant(self, value: Any, axes: Axes) -> Any:
         """The kept positions of a captured constant."""
-        return take(value, self._kept(axes))
+        return take(value, self.kept(axes))
 
     def clear(self, value: Any, axes: Axes) -> Any:
         """The value: there are no removed positions."""
@@ -154,16 +253,17 @@ class _Shrunk:
         if self._whole(step) or rule is None or rule.shrink is None:
             results = bind(step.eqn, operands)
         else:
-            kept_inputs = [self._kept(axes) for axes in step.inputs]
-            kept_outputs = [self._kept(axes) for axes in step.outputs]
+            kept_inputs = [self.kept(axes) for axes in step.inputs]
+            kept_outputs = [self.kept(axes) for axes in step.outputs]
             results = rule.shrink(step.eqn, operands, kept_inputs, kept_outputs)
         for axis in step.rescale:
-            (kept,) = self._kept((axis,))
+            (kept,) = self.kept((axis,))
             if not kept.all():
-                results[0] = results[0] * np.asarray(len(kept) / kept.sum(), results[0].dtype)
+                results[0] = rescale(results[0], len(kept), kept)
         return results
 
-    def _kept(self, axes: Axes) -> Kept:
+    def kept(self, axes: Axes) -> Kept:
+        """Which positions of each axis are kept."""
         known = slots(self.table)
         if self._whole_keep is None or self._whole_keep[0] is not known:
             self._whole_keep = known, known.extend(self._first, np)
@@ -173,27 +273,11 @@ class _Shrunk:
     def _whole(self, step: Step) -> bool:
         """Whether a step loses no positions."""
         axes = (*step.inputs, *step.outputs, step.rescale)
-        return all(keep.all() for each in axes for keep in self._kept(each))
+        return all(keep.all() for each in axes for keep in self.kept(each))
 
 
-def _kept_channels(structure: Structure, masks: Masks) -> np.ndarray:
-    """Which channels the masks keep: bool [num_channels]."""
-    structure.check_masks(masks)
-    if any(isinstance(mask, jax.core.Tracer) for mask in masks.values()):
-        raise ValueError("compact needs concrete masks: shapes depend on them; call it outside jit")
-    for group in structure.groups:
-        mask = np.asarray(masks[group.name])
-        if mask.shape != (group.size,):
-            raise ValueError(
-                f"the mask of group '{group.name}' has shape {mask.shape} instead of "
-                f"({group.size},); compact one candidate at a time"
-            )
-        if not np.isin(mask, (0, 1)).all():
-            raise ValueError(
-                f"the mask of group '{group.name}' holds values other than 0 and 1; round it first"
-            )
-        if not mask.any():
-            raise ValueError(
-                f"the mask of group '{group.name}' is empty; keep at least one channel"
-            )
-    return structure.flatten({name: np.asarray(mask) for name, mask in masks.items()}).astype(bool)
+def _kept_part(value: Any, kept: Kept) -> Any:
+    """The kept positions of an argument, along those axes that are not small already."""
+    shape = np.shape(value)
+    left = [k if len(k) == n else np.ones(n, bool) for k, n in zip(kept, shape, strict=True)]
+    return take(value, tuple(left))

@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxprune.dependency.atoms import FIXED, Axes, Axis
+from jaxprune.dependency.dtypes import is_key
 
 _LARGEST = 1_000_000  # constants with more entries are not computed
 
@@ -80,7 +81,7 @@ def captured(value: Any) -> Fact:
     concrete = isinstance(value, (np.ndarray, np.generic, jax.Array, int, float))
     if not concrete or isinstance(value, jax.core.Tracer) or np.size(value) > _LARGEST:
         return NOTHING
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and is_key(value.dtype):
         return NOTHING
     return Fact(constant=lambda: np.asarray(value))
 
@@ -181,10 +182,7 @@ def _evaluate(eqn: JaxprEqn, values: Sequence[Any]) -> list[np.ndarray | None]:
     with jax.ensure_compile_time_eval():
         results = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     results = results if eqn.primitive.multiple_results else [results]
-    return [
-        None if jax.dtypes.issubdtype(result.dtype, jax.dtypes.prng_key) else np.asarray(result)
-        for result in results
-    ]
+    return [None if is_key(result.dtype) else np.asarray(result) for result in results]
 
 
 def of_operand(var: Any, known: dict[Any, Fact]) -> Fact:

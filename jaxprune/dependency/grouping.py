@@ -192,7 +192,8 @@ def _layers(
             leaf = step.origins[operand]
             name = names[leaf] if leaf is not None and leaf >= 0 else ""
             found.consumed.extend((axes[d], name) for d in summed)
-            if not name or leaf is None:
+            indices = step.name == _EMBEDDING and operand > 0
+            if not name or leaf is None or indices:
                 continue
             for d, axis in enumerate(axes):
                 if d not in summed and any(axis is result for result in step.outputs[0]):

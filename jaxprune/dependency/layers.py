@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from jaxprune.dependency.atoms import Axis
+from jaxprune.dependency.dtypes import is_inexact
 from jaxprune.dependency.groups import Layer
-from jaxprune.dependency.program import Program, Step
+from jaxprune.dependency.program import CONSTANT, Program, Step
 from jaxprune.dependency.rules.base import shape
 
 MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
@@ -55,6 +57,31 @@ def describe_layers(
         axes = multiplied_axes(step)
         macs[leaf] = macs.get(leaf, 0.0) + times / batch * math.prod(map(len, axes))
     return tuple(layer._replace(macs=round(macs[leaf])) for leaf, layer in found.items())
+
+
+def multiplied_integers(program: Program) -> set[int]:
+    """The parameter leaves of integers that layers calculate with: kernels and embeddings.
+
+    That is a matrix at least, which is multiplied, turned into real numbers, or looked up by data.
+    Other integers count steps, or are indices.
+    """
+    found: set[int] = set()
+    for step, _ in program.walk():
+        for origin, var in zip(step.origins, step.eqn.invars, strict=True):
+            if origin is None or origin == CONSTANT or len(shape(var)) < 2:
+                continue
+            dtype: Any = getattr(var.aval, "dtype", None)
+            if jnp.issubdtype(dtype, jnp.integer) and _calculates_with(step, var):
+                found.add(origin)
+    return found
+
+
+def _calculates_with(step: Step, operand: Any) -> bool:
+    """Whether a step takes an operand for numbers, not for indices."""
+    if step.name == "gather":
+        return operand is step.eqn.invars[0] and not step.from_params[1]
+    real = step.name == "convert_element_type" and is_inexact(step.eqn.params["new_dtype"])
+    return real or step.name in MULTIPLICATIONS
 
 
 def multiplied_axes(step: Step) -> list[Axis]:

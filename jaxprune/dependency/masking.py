@@ -10,11 +10,12 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune.dependency.atoms import AtomTable, Axes, Axis
+from jaxprune.dependency.dtypes import dtype_of, wide
 from jaxprune.dependency.groups import Masks, Structure, check_structure
 from jaxprune.dependency.joints import slots
 from jaxprune.dependency.program import Step, call, evaluate
 from jaxprune.dependency.rules import RULES, bind
-from jaxprune.dependency.trace import analyse_call, dtype_of
+from jaxprune.dependency.trace import analyse_call
 
 
 def masked(fn: Callable[..., Any], structure: Structure) -> Callable[..., Any]:
@@ -207,8 +208,9 @@ def apply_mask(value: Any, d: int, mask: Any, eqn: JaxprEqn) -> Any:
 
 def rescale(value: Any, full: int, mask: Any) -> Any:
     """A value that was divided by the full size of an axis, divided by its kept size instead."""
-    ratio = full / mask.astype(jnp.promote_types(value.dtype, jnp.float32)).sum()
-    return value * ratio.astype(value.dtype)
+    dtype = wide(value.dtype)
+    ratio = full / mask.astype(dtype).sum()
+    return (value.astype(dtype) * ratio).astype(value.dtype)
 
 
 def _keeps_all(mask: Any) -> bool:

@@ -1,6 +1,7 @@
 """Tracing a function of parameters to find the structure of its channels."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -9,9 +10,12 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune.dependency.atoms import FIXED, AtomTable, CouplingError, Reason, fixed_axis
+from jaxprune.dependency.dtypes import dtype_of, is_inexact, is_key
 from jaxprune.dependency.grouping import build_structure
 from jaxprune.dependency.groups import Structure
 from jaxprune.dependency.joints import settle
+from jaxprune.dependency.layers import multiplied_integers
+from jaxprune.dependency.likeness import places
 from jaxprune.dependency.program import Program, analyse
 
 
@@ -34,9 +38,11 @@ def trace(
       apply: `apply(params, *inputs)` in inference mode. It should return predictions only, since
         whatever it returns cannot be pruned.
       params: any pytree of arrays or `jax.ShapeDtypeStruct`. If it is a mapping with an entry
-        "params", as Flax's variables are, only that entry counts as parameters.
-      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first leaf is
-        the batch: costs are per example.
+        "params", as Flax's variables are, only that entry counts as parameters. Of integers only
+        the kernels and embeddings count, as quantised networks have them; counters, tables of
+        indices, masks and random keys may be there, too, and cost nothing.
+      *inputs: example inputs, or `jax.ShapeDtypeStruct`s. The leading axis of the first array is
+        the batch, scalars and typed keys aside: costs are per example.
       prune_inputs: whether features of the inputs may be removed. They then form groups of their
         own, named "input". Works for inputs whose features a matrix product or convolution reads.
       ignore: `fnmatch` patterns of layer paths whose channels must all stay.
@@ -53,24 +59,21 @@ def trace(
         that the function returns depends on the parameters.
     """
     _check_kinds(apply, ignore, also)
-    leaves_with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    names = [tuple(map(_key_name, path)) for path, _ in leaves_with_paths]
+    leaves, treedef = jax.tree.flatten(params)
+    names = places(params)
     leaves = [
         _abstract(leaf, f"parameter '{'/'.join(name)}'")
-        for name, (_, leaf) in zip(names, leaves_with_paths, strict=True)
-    ]
-    flax_like = any(name[:1] == ("params",) for name in names)
-    counted = [
-        (name[:1] == ("params",) if flax_like else True) and np.issubdtype(leaf.dtype, np.inexact)
         for name, leaf in zip(names, leaves, strict=True)
     ]
+    flax_like = any(name[:1] == ("params",) for name in names)
     paths = ["/".join(name[1:] if flax_like and len(name) > 1 else name) for name in names]
     input_leaves, inputs_tree = jax.tree.flatten(inputs)
     input_leaves = [_abstract(leaf, "an input") for leaf in input_leaves]
-    batch = input_leaves[0].shape[0] if input_leaves and input_leaves[0].shape else 1
+    arrays = [leaf for leaf in input_leaves if leaf.shape and not is_key(leaf.dtype)]
+    batch = arrays[0].shape[0] if arrays else 1
     if batch == 0:
         raise ValueError(
-            f"the inputs hold no example: their shape is {input_leaves[0].shape}; give at least one"
+            f"the inputs hold no example: their shape is {arrays[0].shape}; give at least one"
         )
 
     table = AtomTable()
@@ -83,6 +86,11 @@ def trace(
     _check_dependence(program, len(leaves))
     for axis in (axis for output in program.outputs for axis in output):
         table.freeze(axis[axis != FIXED], Reason("the function returns them", ""))
+    multiplied = multiplied_integers(program)
+    counted = [
+        (name[:1] == ("params",) or not flax_like) and (is_inexact(leaf.dtype) or i in multiplied)
+        for i, (name, leaf) in enumerate(zip(names, leaves, strict=True))
+    ]
     for fn in also:
         _analyse(table, fn, treedef, leaves, inputs_tree, input_leaves, axes)
     return build_structure(
@@ -105,7 +113,8 @@ def analyse_call(
     """Analyses another function of a structure's parameters, called with given arguments.
 
     The parameters bring the structure's channels in. Arguments of the same trees and ranks as the
-    inputs that the structure was traced with bring theirs; other arguments are free.
+    inputs that the structure was traced with bring theirs, if they can be such; other arguments,
+    and those that turn out to carry channels, are free.
 
     Args:
       fn: `fn(params, *arguments)`.
@@ -122,15 +131,35 @@ def analyse_call(
       CouplingError: the function couples channels that are independent in the structure, or does
         something with them that no rule covers.
     """
+    inputs = len(known_inputs(structure, arguments))
+    try:
+        return _analyse_call(fn, structure, params, arguments, inputs)
+    except CouplingError as error:
+        if inputs:
+            with suppress(CouplingError):
+                return _analyse_call(fn, structure, params, arguments, 0)
+        raise CouplingError(
+            f"{error}: the function ties channels to each other, or to positions that stay, which "
+            "the structure holds to be free; trace the network with `also=[...]` this function"
+        ) from None
+
+
+def _analyse_call(
+    fn: Callable[..., Any],
+    structure: Structure,
+    params: Sequence[Any],
+    arguments: Sequence[Any],
+    inputs: int,
+) -> tuple[AtomTable, Program, Any]:
+    """`analyse_call`, where the first `inputs` leaves are inputs, and the others are free."""
     table = AtomTable(structure.num_channels, structure.joints + 1)
     axes = [
         tuple(channels.astype(np.int64) + 1 for channels in leaf) for leaf in structure.channels
     ]
     leaves, tree = jax.tree.flatten(tuple(arguments))
     leaves = [_abstract(leaf, "an argument") for leaf in leaves]
-    known = _known_inputs(structure, arguments)
     for position, leaf in enumerate(leaves):
-        if position < len(known):
+        if position < inputs:
             axes.append(
                 tuple(
                     channels.astype(np.int64) + 1
@@ -148,22 +177,11 @@ def analyse_call(
         for shape, leaf in zip(structure.shapes, params, strict=True)
     ]
     out_tree: list[Any] = []
-    try:
-        program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
-    except CouplingError as error:
-        raise CouplingError(
-            f"{error}: the function ties channels to each other, or to positions that stay, which "
-            "the structure holds to be free; trace the network with `also=[...]` this function"
-        ) from None
+    program = _analyse(table, fn, structure.treedef, whole, tree, leaves, axes, out_tree)
     return table, program, out_tree[0]
 
 
-def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array, or of the array that a Python number becomes."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-
-
-def _known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
+def known_inputs(structure: Structure, arguments: Sequence[Any]) -> list[Any]:
     """The leading argument leaves, if they have the tree and ranks of the traced inputs."""
     width = len(structure.inputs_tree.unflatten([0] * len(structure.input_shapes)))
     leaves, tree = jax.tree.flatten(tuple(arguments[:width]))
@@ -227,11 +245,3 @@ def _abstract(leaf: Any, name: str) -> jax.ShapeDtypeStruct:
             f"{name} is of type {type(leaf).__name__}, no array; close over it, as jaxprune's "
             "adapters (from_linen, from_nnx, from_equinox, from_haiku) do"
         ) from error
-
-
-def _key_name(key: Any) -> str:
-    """A key of a pytree path as a plain name."""
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)

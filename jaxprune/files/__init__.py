@@ -4,3 +4,10 @@
 folder of a run with all that resuming needs. `trees` and `whole` are what these have in common;
 `interrupts` makes Ctrl-C wait until something is written.
 """
+
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

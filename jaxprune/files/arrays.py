@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune.errors import UserError
+from jaxprune.files.leaves import read, stored_as, written
 from jaxprune.files.trees import Key, leaves_by_key, rebuilt, spelled
 from jaxprune.files.whole import check_format, reading, replacing
 
@@ -24,19 +25,19 @@ def save(path: Path, tree: Any, about: Mapping[str, Any] | None = None) -> None:
 
     Args:
         path: The file; missing folders are made.
-        tree: Any pytree of arrays or numbers. Keys of dicts must be strings.
+        tree: Any pytree of arrays, numbers or PRNG keys.
         about: Anything that JSON can hold; the function `about` returns it.
 
     Raises:
         OSError: The file cannot be written.
     """
-    leaves = [(key, np.asarray(leaf)) for key, leaf in leaves_by_key(tree)]
+    leaves = [(key, *written(leaf)) for key, leaf in leaves_by_key(tree)]
     manifest = {
         "format": _FORMAT,
         "about": dict(about or {}),
-        "leaves": [{"key": list(key), "dtype": array.dtype.name} for key, array in leaves],
+        "leaves": [{"key": list(key), "dtype": dtype} for key, _, dtype in leaves],
     }
-    arrays = {spelled(key): array for key, array in leaves}
+    arrays = {spelled(key): array for key, array, _ in leaves}
     if len(arrays) != len(leaves):
         raise ValueError("two places of the tree are spelled alike")
     text = np.frombuffer(json.dumps(manifest).encode(), np.uint8)
@@ -46,7 +47,7 @@ def save(path: Path, tree: Any, about: Mapping[str, Any] | None = None) -> None:
 
 
 def load(path: Path, like: Any = None) -> Any:
-    """Reads the pytree of a file into numpy arrays.
+    """Reads the pytree of a file into numpy arrays; PRNG keys come back as JAX's.
 
     Args:
         path: A file that `save` wrote.
@@ -69,7 +70,7 @@ def about(path: Path) -> dict[str, Any]:
     return _read(path, contents=False)[0]["about"]
 
 
-def _read(path: Path, *, contents: bool) -> tuple[dict[str, Any], dict[Key, np.ndarray]]:
+def _read(path: Path, *, contents: bool) -> tuple[dict[str, Any], dict[Key, Any]]:
     """The manifest, and the arrays by their places."""
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -78,8 +79,9 @@ def _read(path: Path, *, contents: bool) -> tuple[dict[str, Any], dict[Key, np.n
         check_format(str(path), manifest["format"], _FORMAT)
         found = {}
         for leaf in manifest["leaves"] if contents else ():
-            key, dtype = tuple(leaf["key"]), np.dtype(leaf["dtype"])
+            key, dtype = tuple(leaf["key"]), stored_as(leaf["dtype"])
             array = file[spelled(key)]
             # NumPy gives types that are not its own, such as bfloat16, back as bytes.
-            found[key] = array if array.dtype == dtype else array.view(dtype)
+            array = array if array.dtype == dtype else array.view(dtype)
+            found[key] = read(array, leaf["dtype"])
         return manifest, found

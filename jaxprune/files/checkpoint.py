@@ -5,8 +5,9 @@ A checkpoint is a folder::
     arrays/       a nested dict of arrays that any program can read with orbax
     leaves.json   place, shape, data type and CRC-32 of every array
 
-Orbax cannot store arrays without elements, and returns named tuples as dicts; ``leaves.json`` fills
-these gaps and reveals damage. Nothing is pickled, so reading a checkpoint runs no foreign code.
+Orbax cannot store arrays without elements, PRNG keys, and some types of 8 bits and fewer, and
+returns named tuples as dicts; ``leaves.json`` fills these gaps and reveals damage. Nothing is
+pickled, so reading a checkpoint runs no foreign code.
 """
 
 import json
@@ -25,6 +26,7 @@ import numpy as np
 
 from jaxprune.errors import UserError
 from jaxprune.files import arrays, interrupts
+from jaxprune.files.leaves import read, stored_as, written
 from jaxprune.files.trees import Key, leaves_by_key, rebuilt, spelled
 from jaxprune.files.whole import check_format, reading
 
@@ -33,6 +35,7 @@ _FORMAT = 1
 _ARRAYS = "arrays"
 _LEAVES = "leaves.json"
 _ONE_FILE = "arrays.npz"
+_BYTES = np.dtype(np.uint8)
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
@@ -42,10 +45,10 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
 
     Args:
         path: Folder of the checkpoint; missing parents are made.
-        tree: Any pytree whose leaves are arrays or numbers. Keys of dicts must be strings.
+        tree: Any pytree whose leaves are arrays, numbers or PRNG keys.
 
     Raises:
-        ValueError: A leaf is not an array (a string, an object), or a key of a dict not a string.
+        ValueError: A leaf is not an array (a string, an object).
         UserError: ``path`` exists and is not a checkpoint.
         OSError: The folder cannot be written.
     """
@@ -53,20 +56,20 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     checkpoint = (path / _LEAVES).is_file()
     if path.exists() and not checkpoint and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is there and is no checkpoint: choose another place or remove it")
-    leaves = [(key, _array(key, leaf)) for key, leaf in leaves_by_key(tree)]
+    leaves = [(key, *_array(key, leaf)) for key, leaf in leaves_by_key(tree)]
     manifest = {
         "format": _FORMAT,
         "leaves": [
             {
                 "key": list(key),
                 "shape": list(array.shape),
-                "dtype": array.dtype.name,
+                "dtype": dtype,
                 "crc32": _checksum(array),
             }
-            for key, array in leaves
+            for key, array, dtype in leaves
         ],
     }
-    stored = [(key, array) for key, array in leaves if array.size]
+    stored = [(key, _known(array)) for key, array, _ in leaves if array.size]
 
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent))
@@ -90,7 +93,7 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
             pytree comes back in dicts and lists, as `jaxprune.files.trees.plain` returns it.
 
     Returns:
-        The pytree, with `numpy.ndarray` leaves.
+        The pytree, with `numpy.ndarray` leaves; PRNG keys come back as JAX's.
 
     Raises:
         UserError: There is no checkpoint at ``path``, it is damaged, a newer version wrote it, or
@@ -166,7 +169,7 @@ def _write_arrays(fresh: Path, stored: list[tuple[Key, np.ndarray]], path: Path)
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
-def _read(path: Path) -> dict[Key, np.ndarray]:
+def _read(path: Path) -> dict[Key, Any]:
     what = f"the checkpoint {path}"
     with reading(what):
         manifest = json.loads((path / _LEAVES).read_text())
@@ -175,11 +178,12 @@ def _read(path: Path) -> dict[Key, np.ndarray]:
         stored = iter(_read_arrays(path, [leaf for leaf in leaves if 0 not in leaf["shape"]]))
         found = {}
         for leaf in leaves:
-            key, shape, dtype = tuple(leaf["key"]), tuple(leaf["shape"]), np.dtype(leaf["dtype"])
+            key, shape, dtype = tuple(leaf["key"]), tuple(leaf["shape"]), stored_as(leaf["dtype"])
             array = np.zeros(shape, dtype) if 0 in shape else np.asarray(next(stored))
+            array = array.view(dtype) if array.dtype == _BYTES else array
             if (array.shape, array.dtype, _checksum(array)) != (shape, dtype, leaf["crc32"]):
                 raise ValueError(f"{spelled(key)} is not what was written")
-            found[key] = array
+            found[key] = read(array, leaf["dtype"])
         return found
 
 
@@ -195,11 +199,17 @@ def _read_arrays(path: Path, leaves: list[dict[str, Any]]) -> list[Any]:
     return [reduce(getitem, key, tree) for key in keys]
 
 
-def _array(key: Key, leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
+def _array(key: Key, leaf: Any) -> tuple[np.ndarray, str]:
+    array, dtype = written(leaf)
     if array.dtype.kind in "OUSMm":
         raise ValueError(f"a checkpoint holds arrays and numbers; {spelled(key)} is {leaf!r:.80}")
-    return array
+    return array, dtype
+
+
+def _known(array: np.ndarray) -> np.ndarray:
+    """The array, or its bytes if it is of a type of one byte that orbax may not know."""
+    own = array.dtype.isbuiltin == 1
+    return array if own or array.dtype.itemsize > 1 else array.view(_BYTES)
 
 
 def _checksum(array: np.ndarray) -> int:

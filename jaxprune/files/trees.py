@@ -8,15 +8,14 @@ import jax
 from jaxprune.errors import UserError
 
 Key = tuple[str | int, ...]
-"""Place of a leaf: names in dicts, named tuples and dataclasses, indices in lists and tuples."""
+"""Place of a leaf: names in dicts, named tuples and dataclasses, indices in lists and tuples.
+
+Dicts may have numbers as keys, too, as Flax NNX has for its lists.
+"""
 
 
 def leaves_by_key(tree: Any) -> list[tuple[Key, Any]]:
-    """The leaves of a pytree with their places, in JAX's order.
-
-    Raises:
-        ValueError: A dict has a key that is no string.
-    """
+    """The leaves of a pytree with their places, in JAX's order."""
     return [
         (tuple(_key_part(entry) for entry in path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -25,11 +24,13 @@ def leaves_by_key(tree: Any) -> list[tuple[Key, Any]]:
 
 def _key_part(entry: Any) -> str | int:
     match entry:
-        case jax.tree_util.DictKey(key=str(name)) | jax.tree_util.GetAttrKey(name=name):
+        case jax.tree_util.GetAttrKey(name=name):
             return name
         case jax.tree_util.SequenceKey(idx=index) | jax.tree_util.FlattenedIndexKey(key=index):
             return index
-    raise ValueError(f"a checkpoint needs dicts with strings as keys, not {entry}")
+        case jax.tree_util.DictKey(key=key):
+            return key if isinstance(key, int) and not isinstance(key, bool) else str(key)
+    return str(entry)
 
 
 def spelled(key: Iterable[str | int]) -> str:
@@ -65,11 +66,8 @@ def rebuilt(leaves: Mapping[Key, Any], like: Any, what: str) -> Any:
 def plain(tree: Any) -> Any:
     """The pytree in dicts and lists alone, as it is read back without a template.
 
-    Named tuples and dataclasses become dicts, tuples become lists, and containers without any leaf
-    are left out.
-
-    Raises:
-        ValueError: A dict has a key that is no string.
+    Named tuples and dataclasses become dicts, tuples become lists, and so do dicts whose keys are
+    the numbers from 0 on; other keys become strings. Containers without any leaf are left out.
     """
     return nested(dict(leaves_by_key(tree)))
 
@@ -82,6 +80,6 @@ def nested(leaves: Mapping[Key, Any]) -> Any:
     for (first, *rest), leaf in leaves.items():
         children.setdefault(first, {})[tuple(rest)] = leaf
     tree = {part: nested(below) for part, below in children.items()}
-    if tree and all(isinstance(part, int) for part in tree):
-        return [tree[index] for index in sorted(tree)]
-    return tree
+    if tree and set(tree) == set(range(len(tree))):
+        return [tree[index] for index in range(len(tree))]
+    return {str(part): below for part, below in tree.items()}

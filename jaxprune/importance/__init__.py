@@ -11,6 +11,8 @@ For a criterion of one's own, `producing_kernels` gives the weights and `over_pr
 of their shapes up for each channel.
 """
 
+from typing import TYPE_CHECKING
+
 from jaxprune.importance.criteria import NAMES, Criterion, check, checked, get, score
 from jaxprune.importance.reconstruction import reconstruction
 from jaxprune.importance.sensitivity import activation, taylor, taylor_activation
@@ -25,6 +27,7 @@ from jaxprune.importance.weights import (
     random,
     reading_axes,
 )
+from jaxprune.lazy import submodules
 
 __all__ = [
     "NAMES",
@@ -47,3 +50,6 @@ __all__ = [
     "taylor",
     "taylor_activation",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

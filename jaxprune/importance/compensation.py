@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.dependency import Masks, Structure
+from jaxprune.dependency.dtypes import wide
 from jaxprune.importance.positions import members_of
 from jaxprune.importance.reconstruction import read_together
 from jaxprune.importance.weights import reading_axes
@@ -77,12 +78,18 @@ def compensate(
             if len(inside) and len(inside) % group.size == 0:
                 places = inside.reshape(group.size, -1)
                 rows = jnp.moveaxis(jnp.asarray(leaves[leaf]), axis, 0)
-                moved = jnp.tensordot(
-                    spread, rows[places].astype(jnp.float32), 1, precision=jax.lax.Precision.HIGHEST
-                )
-                rows = rows.at[places].set(moved.astype(rows.dtype))
+                read = rows[places].astype(wide(rows.dtype))
+                moved = jnp.tensordot(spread, read, 1, precision=jax.lax.Precision.HIGHEST)
+                rows = rows.at[places].set(_rounded(moved, rows.dtype))
                 leaves[leaf] = jnp.moveaxis(rows, 0, axis)
     return jax.tree.unflatten(treedef, leaves)
+
+
+def _rounded(values: Array, dtype: Any) -> Array:
+    """The values in a type, which may be one of integers: then the nearest that there are."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        values = jnp.clip(jnp.round(values), jnp.iinfo(dtype).min, jnp.iinfo(dtype).max)
+    return values.astype(dtype)
 
 
 def _proportions(products: Array, keep: np.ndarray, damping: float) -> Array:

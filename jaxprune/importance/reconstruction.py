@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.dependency import Structure, second_moments
+from jaxprune.dependency.dtypes import wide
 from jaxprune.importance.positions import members_of
 from jaxprune.importance.weights import reading_axes
 
@@ -113,12 +114,14 @@ def _products(structure: Structure, params: Any) -> list[Array]:
     found = [jnp.zeros((group.size, group.size)) for group in structure.groups]
     for leaf, axis in reading_axes(structure):
         channels, positions = members_of(structure, structure.channels[leaf][axis])
-        rows = jnp.moveaxis(jnp.asarray(leaves[leaf], jnp.float32), axis, 0)
+        rows = jnp.moveaxis(jnp.asarray(leaves[leaf]), axis, 0)
         for g, (group, end) in enumerate(zip(structure.groups, ends, strict=True)):
             inside = positions[(channels >= end - group.size) & (channels < end)]
             if len(inside) and len(inside) % group.size == 0:
                 own = rows[inside].reshape(group.size, -1)
-                found[g] += jnp.matmul(own, own.T, precision=jax.lax.Precision.HIGHEST)
+                own = own.astype(wide(own.dtype))
+                products = jnp.matmul(own, own.conj().T, precision=jax.lax.Precision.HIGHEST)
+                found[g] += products.real.astype(jnp.float32)
     return found
 
 

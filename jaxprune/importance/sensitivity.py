@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxprune.dependency import Structure, activity, masked
 from jaxprune.dependency.concrete import put
+from jaxprune.dependency.dtypes import dtype_of
 from jaxprune.errors import UserError
 from jaxprune.importance.positions import sums_at
 from jaxprune.importance.weights import over_producers, producing_kernels
@@ -49,7 +50,7 @@ def taylor(structure: Structure, params: Any, gradients: Any) -> Array:
     """
     kernels = producing_kernels(structure, params)
     slopes = producing_kernels(structure, gradients)
-    changes = [kernel * slope for kernel, slope in zip(kernels, slopes, strict=True)]
+    changes = [(kernel * slope).real for kernel, slope in zip(kernels, slopes, strict=True)]
     return put(over_producers(structure, changes) ** 2)
 
 
@@ -147,4 +148,6 @@ def scalar(value: Any) -> Array:
             f"the loss has shape {jnp.shape(value)} instead of (); return the mean over the "
             "examples, for example by .mean()"
         )
+    if not jnp.issubdtype(dtype_of(value), jnp.floating):
+        raise UserError(f"the loss is {dtype_of(value)}; return a real number, such as abs(loss)")
     return value

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxprune.dependency import Structure
 from jaxprune.dependency.concrete import fetch, namespace, put
+from jaxprune.dependency.dtypes import dtype_of, is_complex
 from jaxprune.errors import UserError
 from jaxprune.importance.positions import add_to_channels, members_of, sums_at
 
@@ -187,7 +188,10 @@ def over_producers(structure: Structure, values: Sequence[Any]) -> Any:
 
 
 def producing_kernels(structure: Structure, params: Any) -> list[Any]:
-    """The kernel of each producer as float32: numpy arrays, or JAX's where values are traced."""
+    """The kernel of each producer: numpy arrays, or JAX's where values are traced.
+
+    Integers and real numbers of every precision are float32, complex numbers complex64.
+    """
     return _weights(structure, params, [leaf for leaf, _ in structure.producers])
 
 
@@ -211,7 +215,7 @@ def _norms(structure: Structure, params: Any) -> Any:
 
 def _energy(structure: Structure, params: Any) -> Any:
     """The squared L2 norm of the weights that produce a channel."""
-    return over_producers(structure, [k**2 for k in producing_kernels(structure, params)])
+    return over_producers(structure, [abs(k) ** 2 for k in producing_kernels(structure, params)])
 
 
 def _readers_of_inputs(structure: Structure) -> list[tuple[int, int]]:
@@ -247,7 +251,7 @@ def _squared_distances(points: Any) -> Any:
     xp = namespace(points)
     centred = points - points.mean(0)
     with jax.default_matmul_precision("highest"):
-        gram = centred @ centred.T
+        gram = (centred @ centred.conj().T).real
     norms = xp.diagonal(gram)
     distances = xp.maximum(norms[:, None] + norms - 2 * gram, 0)
     return xp.where(np.eye(len(points), dtype=bool), 0, distances)
@@ -274,7 +278,17 @@ def _over_axes(
 
 
 def _weights(structure: Structure, params: Any, leaves: Sequence[int]) -> list[Any]:
-    """Some leaves of the parameters as float32: numpy arrays if numpy can read all of them."""
+    """Some leaves of the parameters, as `producing_kernels` gives them."""
     known = structure.check_params(params)
     values = fetch([known[leaf] for leaf in leaves])
-    return [namespace(values).asarray(value, np.float32) for value in values]
+    for leaf, value in zip(leaves, values, strict=True):
+        if dtype_of(value) == jax.dtypes.float0:
+            raise UserError(
+                f"parameter '{structure.paths[leaf]}' holds integers and has no gradient; use "
+                "another importance, such as 'l1' or 'taylor_activation'"
+            )
+    xp = namespace(values)
+    return [
+        xp.asarray(value, np.complex64 if is_complex(dtype_of(value)) else np.float32)
+        for value in values
+    ]

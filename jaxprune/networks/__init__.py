@@ -5,10 +5,9 @@ ready-made networks, `export` writes a compact network as a folder, StableHLO or
 makes Flax modules of its widths. The last three need Flax and are loaded on first use.
 """
 
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from jaxprune.lazy import submodules
 from jaxprune.networks.adapters import from_equinox, from_haiku, from_linen, from_nnx
 
 if TYPE_CHECKING:
@@ -24,8 +23,5 @@ __all__ = [
     "narrow",
 ]
 
-
-def __getattr__(name: str) -> ModuleType:
-    if name in ("bundled", "export", "narrow"):
-        return import_module(f"jaxprune.networks.{name}")
-    raise AttributeError(f"module 'jaxprune.networks' has no attribute {name!r}")
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -9,7 +9,7 @@ that they came from. Call the compact network itself, `small(small.params, x)`, 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -68,7 +68,9 @@ def from_nnx(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
 
     Returns:
       `apply(variables, *inputs)`, and the variables as plain nested dicts of arrays: "params" holds
-      every `nnx.Param`, "state" the rest, such as BatchNorm's statistics, without random keys.
+      every `nnx.Param`, "state" the rest, such as BatchNorm's statistics and caches. Random keys
+      stay with `apply`, which begins every call with the same ones; what a call changes in the
+      model (a cache, the count of keys) is dropped. The arrays are the model's own, not copies.
     """
     nnx: Any = _library("flax.nnx", "flax")
     copy = nnx.clone(model)
@@ -82,18 +84,37 @@ def from_nnx(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
 
 
 def nnx_with(model: Any, variables: dict[str, Any]) -> Any:
-    """A copy of an NNX model with the variables that `from_nnx` returned, or others like them."""
+    """A copy of an NNX model with the variables that `from_nnx` returned, or others like them.
+
+    The numbered dicts that NNX has for lists may have become lists, as in a network from disk.
+    """
     nnx: Any = _library("flax.nnx", "flax")
     graph, params, keys, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
 
+    def copied(variables: Any) -> Any:
+        # A call changes variables in place, which those of another trace do not allow.
+        return jax.tree.map(lambda leaf: leaf, variables)
+
     def filled(template: Any, values: Any) -> Any:
-        result = jax.tree.map(lambda leaf: leaf, template)
-        nnx.replace_by_pure_dict(result, values)
+        result = copied(template)
+        nnx.replace_by_pure_dict(result, _in_dicts(values, nnx.to_pure_dict(template)))
         return result
 
     return nnx.merge(
-        graph, filled(params, variables["params"]), keys, filled(state, variables["state"])
+        graph,
+        filled(params, variables["params"]),
+        copied(keys),
+        filled(state, variables.get("state", {})),
     )
+
+
+def _in_dicts(tree: Any, like: Any) -> Any:
+    """A tree with dicts for its lists wherever `like` has them."""
+    if not isinstance(like, dict):
+        return tree
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    keys = {str(key): key for key in like}
+    return {keys[str(key)]: _in_dicts(branch, like[keys[str(key)]]) for key, branch in items}
 
 
 def from_equinox(model: Any, state: Any = None, **kwargs: Any) -> tuple[Apply, Any]:

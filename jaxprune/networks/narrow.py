@@ -17,6 +17,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from jaxprune.dependency import CompactNetwork
+from jaxprune.dependency.concrete import copies
 from jaxprune.errors import UserError, first_line
 from jaxprune.networks.adapters import nnx_with
 from jaxprune.networks.agreement import difference
@@ -87,9 +88,10 @@ def nnx_module(model: nnx.Module, small: CompactNetwork, x: Any, **kwargs: Any) 
         narrow.train()
         optimizer = nnx.Optimizer(narrow, optax.sgd(0.1), wrt=nnx.Param)
 
-    `Linear`, `LinearGeneral`, `Conv`, `ConvTranspose`, `Einsum`, `Embed`, `MultiHeadAttention` and
-    the normalisations get the widths of their parameters. NNX's attention has one head dimension
-    for queries, keys and values, so these groups must be kept whole (see `Limits`); heads may go.
+    `Linear`, `LinearGeneral`, `Conv`, `ConvTranspose`, `Einsum`, `Embed`, `MultiHeadAttention`, the
+    recurrent cells and the normalisations get the widths of their parameters. NNX's attention has
+    one head dimension for queries, keys and values, so these groups must be kept whole (see
+    `Limits`); heads may go.
 
     Args:
         model: The model that the compact network was made from. It is not changed.
@@ -99,12 +101,12 @@ def nnx_module(model: nnx.Module, small: CompactNetwork, x: Any, **kwargs: Any) 
         **kwargs: Arguments of the call that is compared.
 
     Returns:
-        The copy, in the mode (training or evaluation) of `model`.
+        The copy, in the mode (training or evaluation) of `model`. It shares no memory with `small`.
 
     Raises:
         UserError: As `linen_module`.
     """
-    narrow = _filled(model, small.params)
+    narrow = _filled(model, copies(small.params))
     suspects: Suspects = {}
     for path, layer in nnx.iter_modules(narrow):
         own = {

@@ -98,9 +98,19 @@ def _fields(layer: Any, shapes: Shapes, channels: int | None) -> dict[str, Any] 
                 "qkv_features": heads * size,
                 "out_features": layer.out.kernel.shape[-1],
             }
+        case nnx.LSTMCell():
+            return _of_cell(layer.ii, layer.hi)
+        case nnx.OptimizedLSTMCell() | nnx.GRUCell() | nnx.SimpleCell():
+            return _of_cell(layer.dense_i, layer.dense_h)
         case nnx.BatchNorm() | nnx.LayerNorm() | nnx.RMSNorm() | nnx.InstanceNorm():
             widths = {shape[-1] for shape in shapes.values()}
             return {"num_features": max(widths)} if widths else {}
         case nn.BatchNorm() | nn.LayerNorm() | nn.RMSNorm() | nn.InstanceNorm():
             return {}  # these take their width from their input
     return None if shapes else {}
+
+
+def _of_cell(of_input: nnx.Linear, of_state: nnx.Linear) -> dict[str, int]:
+    """The widths of a recurrent cell, from the layers that read its input and its state."""
+    inputs, hidden = of_input.kernel.shape[0], of_state.kernel.shape[0]
+    return {"in_features": inputs, "hidden_features": hidden}

@@ -68,7 +68,10 @@ def at_step(scalar_or_schedule: Any, count: jax.Array) -> Any:
 
 def wide_dtype(*arrays: Any) -> Any:
     """The dtype in which to compute with these arrays: their promotion, at least float32."""
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    dtypes = map(jnp.result_type, arrays)
+    # Floats of 8 bits and fewer are promoted to nothing implicitly.
+    known = [d if d.itemsize > 1 else jnp.dtype(jnp.float32) for d in dtypes]
+    return jnp.promote_types(jnp.result_type(*known), jnp.float32)
 
 
 def map_params(f: Any, params: PyTree, *rest: PyTree) -> PyTree:

@@ -8,6 +8,12 @@ Under both lie `lowering` (the same function without XLA's slow paths), `memory`
 `threads`.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
 from jaxprune.scoring.evaluation import Scores, evaluate
 
 __all__ = ["Scores", "evaluate"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

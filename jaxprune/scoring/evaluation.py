@@ -34,10 +34,31 @@ class Scores(NamedTuple):
 
 
 def classified(logits: Array, y: Array) -> Scores:
-    """The scores, [] each, of logits [B, classes] for labels int [B]."""
+    """The scores, [] each, of logits [B, classes] for labels int [B].
+
+    Raises:
+      UserError: the network returns something else.
+    """
+    check_logits(logits, y)
     logits = logits.astype(jnp.float32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
     return Scores(loss, (logits.argmax(-1) == y).mean())
+
+
+def check_logits(outputs: Any, y: Any) -> None:
+    """Raises UserError unless outputs, or their shapes, are logits for labels y."""
+    wanted = "candidates are scored by logits [B, classes] alone"
+    if not hasattr(outputs, "shape"):
+        keys = f" with {sorted(outputs)}" if isinstance(outputs, Mapping) else ""
+        raise UserError(
+            f"the network returns a {type(outputs).__name__}{keys}, and {wanted}; give a function "
+            "that returns these, such as lambda params, x: apply(params, x)['logits']"
+        )
+    if outputs.shape[:-1] != jnp.shape(y) or not outputs.shape:
+        raise UserError(
+            f"the network returns shape {outputs.shape} for labels of shape {jnp.shape(y)}, and "
+            f"{wanted}"
+        )
 
 
 @partial(jax.jit, static_argnames=("masked_apply", "chunk", "mesh"))
@@ -65,7 +86,7 @@ def evaluate(
       masked_apply: `masked_apply(params, masks, x) -> logits [B, classes]`, from `jaxprune.masked`.
       params: the dense parameters.
       masks: {group: [K, size]}; for K families, [K, T, size] where their members differ.
-      x: [B, ...], as the network takes it.
+      x: a tree of arrays [B, ...], as the network takes it.
       y: int [B], the labels.
       chunk: how many candidates are evaluated at once; memory grows with it. By default as many
         as make a batch that the device handles well and has the memory for, at least one.
@@ -139,7 +160,7 @@ def candidates_at_once(
     Raises:
       UserError: its memory does not hold the activations of one.
     """
-    examples = len(x)
+    examples = len(jax.tree.leaves(x)[0])
     wanted = EXAMPLES_AT_ONCE[jax.default_backend() == "cpu"]
     fitting = memory.examples_that_fit(masked_apply, params, masks, x)
     if fitting is not None and fitting < examples:

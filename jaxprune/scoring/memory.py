@@ -24,7 +24,7 @@ def examples_that_fit(apply: Callable[..., Any], params: Any, masks: Any, x: Any
       apply: `apply(params, masks, x)`.
       params: parameters, or their shapes.
       masks: masks of one candidate, or their shapes.
-      x: examples [B, ...], or their shape.
+      x: examples, a tree of arrays [B, ...], or their shapes.
 
     Returns:
       The number, at least 1, or None where the device does not say how much memory it has.
@@ -34,7 +34,9 @@ def examples_that_fit(apply: Callable[..., Any], params: Any, masks: Any, x: Any
         return None
 
     def needed(examples: int) -> int:
-        batch = jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype)
+        batch = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype), x
+        )
         return peak_bytes(jax.make_jaxpr(apply)(params, masks, batch).jaxpr)
 
     one, two = needed(1), needed(2)  # what does not grow with the batch is there once

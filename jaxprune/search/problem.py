@@ -16,7 +16,7 @@ from jaxprune.costs.limits import NO_LIMITS, Allowed, Limits, allowed
 from jaxprune.dependency import Structure, masked
 from jaxprune.errors import UserError
 from jaxprune.scoring import devices, own_widths
-from jaxprune.scoring.evaluation import Scores, evaluate
+from jaxprune.scoring.evaluation import Scores, check_logits, evaluate
 
 
 class Material(NamedTuple):
@@ -156,7 +156,8 @@ def make_problem(
       apply: `apply(params, x) -> logits [B, classes]`.
       structure: the structure of `apply`.
       params: the trained parameters.
-      train: (x, y), the batch of the training split that rewards are computed on.
+      train: (x, y), the batch of the training split that rewards are computed on; x may be a tree
+        of arrays [B, ...].
       validation: (x, y), held out of the training split; decides between candidates.
       cost: one of `budgets.NAMES`, or a function of the compact network; or several of them.
       budget: what is allowed of each cost, as `budgets.parse_limit` takes it.
@@ -168,8 +169,11 @@ def make_problem(
 
     Raises:
       UserError: a budget is impossible or below what can be reached within the limits, these
-        contradict each other, a cost is unknown, or the network has nothing to prune.
+        contradict each other, a cost is unknown, or the network has nothing to prune or does not
+        return logits.
     """
+    for x, y in (train, validation):
+        check_logits(jax.eval_shape(apply, params, x), y)
     names = [cost] if isinstance(cost, str) or callable(cost) else list(cost)
     amounts = [budget] if isinstance(budget, float | int | str) else list(budget)
     if len(names) != len(amounts):
@@ -185,7 +189,7 @@ def make_problem(
             apply,
             structure,
             params,
-            train[0][:1],
+            jax.tree.map(lambda leaf: leaf[:1], train[0]),
             list(zip(names, amounts, strict=True)),
             limits=limits,
         ),

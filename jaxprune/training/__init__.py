@@ -18,6 +18,9 @@ Everything here takes plain functions of `variables = {"params": ..., **state}`,
 a masked and a compact one are trained by the same code.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
 from jaxprune.training.fitting import History, Progress, finetune, finetune_each, finetune_many, fit
 from jaxprune.training.measuring import accuracy, scores
 from jaxprune.training.pretraining import pretrained
@@ -38,3 +41,6 @@ __all__ = [
     "pretrained",
     "scores",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxprune
+from jaxprune.networks import adapters
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 
@@ -220,6 +221,7 @@ def test_a_missing_library_is_named(library, call, package):
 import sys
 sys.modules[{library!r}] = None
 import jaxprune
+from jaxprune.networks import adapters
 try:
     jaxprune.{call}
 except ImportError as error:
@@ -234,3 +236,95 @@ def test_adapters_load_no_library():
     code = f"import sys, jaxprune.networks.adapters; print({libraries} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+class NNXTagger(nnx.Module):
+    """A recurrent cell, whose call draws keys for its first state, and layers in containers."""
+
+    def __init__(self, cell, *, rngs):
+        self.rnn = nnx.RNN(cell(5, 9, rngs=rngs), rngs=rngs)
+        self.body = nnx.Dict(norm=nnx.LayerNorm(9, rngs=rngs))
+        self.head = nnx.Sequential(
+            nnx.Linear(9, 7, rngs=rngs),
+            nnx.relu,
+            nnx.Dropout(0.5, rngs=rngs),
+            nnx.Linear(7, 3, rngs=rngs),
+        )
+
+    def __call__(self, x):
+        return self.head(self.body.norm(self.rnn(x)))
+
+
+SEQUENCES = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 5)), jnp.float32)
+
+
+@pytest.mark.parametrize("cell", [nnx.GRUCell, nnx.OptimizedLSTMCell])
+def test_nnx_recurrent_network_is_pruned_saved_and_made_a_module(cell, tmp_path):
+    model = NNXTagger(cell, rngs=nnx.Rngs(0))
+    apply, variables = jaxprune.from_nnx(model)
+    model.eval()
+    widths = {"rnn/cell/dense_i": 9, "head/layers/0": 7}
+    _, small = check(apply, variables, SEQUENCES, model(SEQUENCES), widths)
+    narrow = jaxprune.nnx_module(model, small, SEQUENCES)
+    assert narrow.rnn.cell.hidden_features == 5
+    jaxprune.save(tmp_path / "tagger", small, SEQUENCES)
+    loaded = jaxprune.load(tmp_path / "tagger")
+    expected = small(small.params, SEQUENCES)
+    np.testing.assert_allclose(loaded(loaded.params, SEQUENCES), expected, atol=1e-6)
+    filled = adapters.nnx_with(narrow, loaded.params)  # the numbered layers came back by name
+    np.testing.assert_allclose(filled(SEQUENCES), expected, atol=1e-6)
+
+
+class NNXStateful(nnx.Module):
+    """Counts its calls, keeps a running mean, and draws from a key of its own and from `rngs`."""
+
+    def __init__(self, *, rngs):
+        self.hidden = nnx.Linear(3, 8, rngs=rngs)
+        self.out = nnx.Linear(8, 2, rngs=rngs)
+        self.rngs = rngs
+        self.calls = nnx.Variable(jnp.int32(0))
+        self.key = nnx.Variable(jax.random.key(4))
+        self.mean = nnx.BatchStat(jnp.zeros(8))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        h = nnx.relu(self.hidden(x) + jax.random.normal(self.key[...], (8,)))
+        h += jax.random.normal(self.rngs.noise(), h.shape)
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * h.mean(0)
+        return self.out(h - self.mean[...])
+
+
+def test_nnx_state_that_a_call_changes_is_the_same_for_every_call():
+    model = NNXStateful(rngs=nnx.Rngs(0, noise=1))
+    apply, variables = jaxprune.from_nnx(model)
+    x = IMAGES[:, 0, 0]
+    first = apply(variables, x)
+    np.testing.assert_array_equal(apply(variables, x), first)
+    _, small = check(apply, variables, x, first, {"hidden": 8})
+    assert small.params["state"]["mean"].shape == (4,)
+    assert small.params["state"]["key"].dtype == jax.random.key(0).dtype
+    assert int(model.calls[...]) == 0
+    np.testing.assert_allclose(first, model(x), rtol=1e-6)
+
+
+class NNXDecoder(nnx.Module):
+    """Attention that writes keys and values into a cache."""
+
+    def __init__(self, *, rngs):
+        self.attention = nnx.MultiHeadAttention(4, 5, 8, decode=True, rngs=rngs)
+        self.attention.init_cache((2, 6, 5))
+
+    def __call__(self, x):
+        return self.attention(x)
+
+
+def test_nnx_caches_are_as_small_as_the_heads():
+    model = NNXDecoder(rngs=nnx.Rngs(0))
+    apply, variables = jaxprune.from_nnx(model)
+    structure = jaxprune.trace(apply, variables, SEQUENCES[:, :1])
+    heads = next(group for group in structure.groups if group.size == 4)
+    masks = structure.full_masks() | {heads.name: np.array([1, 0, 0, 1])}
+    small = jaxprune.compact(apply, structure, variables, masks)
+    assert small.params["state"]["attention"]["cached_key"].shape == (2, 6, 2, 2)
+    expected = jaxprune.masked(apply, structure)(variables, masks, SEQUENCES[:, :1])
+    np.testing.assert_allclose(small(small.params, SEQUENCES[:, :1]), expected, atol=1e-6)

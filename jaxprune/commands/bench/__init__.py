@@ -2,12 +2,13 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxprune import costs
+from jaxprune.lazy import submodules
 from jaxprune.networks.export.rebuild import Rebuilt
 
 NETWORKS = ("dense", "compact")
@@ -106,3 +107,7 @@ def _peak(fn: Callable[..., Any], params: Any, x: Any) -> int | None:
 
 def _bytes(tree: Any) -> int:
     return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -5,6 +5,9 @@ The pages are the Markdown files beside this module; they can be read as they ar
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
 
 __all__ = ["PAGES"]
 
@@ -22,3 +25,6 @@ ORDER = (
 
 PAGES: tuple[Path, ...] = tuple(Path(__file__).with_name(f"{name}.md") for name in ORDER)
 """The pages, in the order of reading."""
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxprune.commands.report import figures
 from jaxprune.commands.report.comparison import comparison
@@ -9,6 +10,7 @@ from jaxprune.commands.report.contents import Contents, of_run
 from jaxprune.commands.report.page import graphs, page, search_figures
 from jaxprune.commands.report.text import report_text
 from jaxprune.files.run_folder import write_text
+from jaxprune.lazy import submodules
 
 __all__ = ["Contents", "comparison", "of_run", "page", "report_text", "write_report"]
 
@@ -39,3 +41,7 @@ def write_report(folder: Path, run: Contents) -> None:
         figure.savefig(folder / "figures" / f"{name}.png", dpi=144)
     (folder / "report.md").write_text(report_text(run.result, widths, list(drawn)))
     write_text(folder / "report.html", page(run))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -4,21 +4,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.dependency.atoms import fixed_axis
+from jaxprune.dependency.dtypes import is_inexact
 from jaxprune.dependency.rules.base import Rule, because, shape, unite_all
 
 RULES: dict[str, Rule] = {}
 
 
 def _lowest(dtype):
-    if jnp.issubdtype(dtype, jnp.inexact):
-        return -np.inf
+    if is_inexact(dtype):
+        return -np.inf if _has_infinity(dtype) else jnp.finfo(dtype).min
     return False if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).min
 
 
 def _highest(dtype):
-    if jnp.issubdtype(dtype, jnp.inexact):
-        return np.inf
+    if is_inexact(dtype):
+        return np.inf if _has_infinity(dtype) else jnp.finfo(dtype).max
     return True if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).max
+
+
+def _has_infinity(dtype):
+    """False for most types of 8 bits or fewer, which make NaN of it, or their largest number."""
+    return bool(np.isinf(np.asarray(np.inf).astype(dtype).astype(np.float32)))
 
 
 def _one(dtype):

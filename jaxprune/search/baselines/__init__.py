@@ -7,10 +7,9 @@ Config, State, init, update, finished and search. `uniform_l1`, `global_l1` and 
 single masks. A method that trains is imported when it is first used.
 """
 
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from jaxprune.lazy import submodules
 from jaxprune.search.baselines import magnitude, random
 from jaxprune.search.baselines.magnitude import global_l1, uniform_l1
 from jaxprune.search.baselines.random import random_mask
@@ -41,8 +40,5 @@ __all__ = [
     "uniform_l1",
 ]
 
-
-def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -6,7 +6,13 @@ what comes from which paper and what is this project's own. The published method
 this agent: `agents.acnn`, `amc` and `cacp`.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
 from jaxprune.search.agents.ddpg.agent import State, finished, init, search, update
 from jaxprune.search.agents.ddpg.config import Config
 
 __all__ = ["Config", "State", "finished", "init", "search", "update"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

@@ -6,8 +6,14 @@ After the supplement of "Channel Pruning via Lookahead Search Guided Reinforceme
 what is the supplement's and what is this project's own.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
 from jaxprune.search.agents.mcts.agent import State, finished, init, search, update
 from jaxprune.search.agents.mcts.config import Config
 from jaxprune.search.agents.mcts.network import PolicyValueNetwork
 
 __all__ = ["Config", "PolicyValueNetwork", "State", "finished", "init", "search", "update"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)

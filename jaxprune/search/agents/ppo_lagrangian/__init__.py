@@ -8,7 +8,13 @@ episodes to the next policy and multipliers, with `networks`, `losses`, `fitting
 project's own.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxprune.lazy import submodules
 from jaxprune.search.agents.ppo_lagrangian.agent import State, finished, init, search, update
 from jaxprune.search.agents.ppo_lagrangian.config import Config, Learning
 
 __all__ = ["Config", "Learning", "State", "finished", "init", "search", "update"]
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)
