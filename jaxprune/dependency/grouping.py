@@ -14,7 +14,7 @@ from jaxprune.dependency.counting import Counts, counts, size_of
 from jaxprune.dependency.groups import NO_CHANNEL, Frozen, Group, Structure
 from jaxprune.dependency.joints import factors, levels, settle
 from jaxprune.dependency.layers import MULTIPLICATIONS, describe_layers, multiplied_axes
-from jaxprune.dependency.program import Program
+from jaxprune.dependency.program import Program, Step
 from jaxprune.dependency.rules import RULES
 
 _PARAMETERS = frozenset(
@@ -149,7 +149,7 @@ def build_structure(
     return Structure(
         groups=groups,
         layers=describe_layers(program, names, num_params, batch, group_of),
-        frozen=_frozen(table, members, layers.produced),
+        frozen=_frozen(table, members, layers.produced, leaf_axes),
         treedef=treedef,
         paths=tuple(paths),
         shapes=tuple(tuple(leaf.shape) for leaf in leaves),
@@ -191,7 +191,7 @@ def _layers(
             summed = [d for pair in pairs for which, d in pair if which == operand]
             leaf = step.origins[operand]
             name = names[leaf] if leaf is not None and leaf >= 0 else ""
-            found.consumed.extend((axes[d], name) for d in summed)
+            found.consumed.extend((_within_group(step, axes[d]), name) for d in summed)
             if not name or leaf is None:
                 continue
             for d, axis in enumerate(axes):
@@ -199,6 +199,16 @@ def _layers(
                     places = _places(leaf, leaf_axes[leaf], axis, [axes[d] for d in summed])
                     found.produced.append(Produced(axis, name, places))
     return found
+
+
+def _within_group(step: Step, summed: Axis) -> Axis:
+    """What a step sums over: a grouped convolution over the channels of a group, not over groups.
+
+    The groups may be members of an ensemble, or examples with kernels of their own.
+    """
+    if step.eqn.params.get("feature_group_count", 1) == 1:
+        return summed
+    return step.inputs[1][step.eqn.params["dimension_numbers"].rhs_spec[1]]
 
 
 def _places(
@@ -379,20 +389,27 @@ def _most_of(num_groups: int, axes: Sequence[np.ndarray]) -> int | None:
     return int(np.argmax(share)) if share.any() else None
 
 
-def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
+def _frozen(
+    table: AtomTable,
+    members: Members,
+    produced: Sequence[Produced],
+    leaf_axes: Sequence[Axes],
+) -> tuple[Frozen, ...]:
     """The produced axes that cannot be removed, one entry for each class."""
     found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
     sizes: dict[tuple[int, str], int] = {}
-    for axis, layer, _ in produced:
-        roots = np.unique(table.find(axis[axis != FIXED]))
+    for axis, layer, places in produced:
+        if len(places) == 1:  # the parameter's own axis, which nothing has repeated
+            axis = leaf_axes[places[0][0]][places[0][1]]
+        roots = table.find(axis[axis != FIXED])
         stays = (members.channels(roots) == NO_CHANNEL).all(1)
         if not stays.any():
             continue
-        first = int(roots[stays][0])
+        first = int(roots[stays].min())
         reason = table.reason(first) or Reason("no layer reads them", "")
         names, _ = found.setdefault((first, reason.message), ([], reason))
         names.append(layer)
-        sizes[first, reason.message] = int(stays.sum())
+        sizes[first, reason.message] = max(sizes.get((first, reason.message), 0), int(stays.sum()))
     return tuple(
         Frozen(_unique(names), sizes[key], reason.message, reason.source)
         for key, (names, reason) in found.items()

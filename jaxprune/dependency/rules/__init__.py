@@ -7,6 +7,7 @@ the modules here; a primitive without a rule freezes everything it touches, whic
 
 from jaxprune.dependency.rules import (
     contractions,
+    effects,
     elementwise,
     indexing,
     movement,
@@ -24,5 +25,6 @@ RULES: dict[str, Rule] = {
     **windows.RULES,
     **movement.RULES,
     **indexing.RULES,
+    **effects.RULES,
 }
 """{primitive name: rule}."""

@@ -1,10 +1,10 @@
-"""Reductions of one operand: sums, products, extrema, cumulative ones, and sorting."""
+"""Reductions of one operand: sums, products, extrema, running ones, sorting, transforms."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.dependency.atoms import fixed_axis
-from jaxprune.dependency.rules.base import Rule, because, shape, unite_all
+from jaxprune.dependency.rules.base import Rule, because, frozen_axis, shape, unite_all
 
 RULES: dict[str, Rule] = {}
 
@@ -103,5 +103,17 @@ def _relate_top_k(table, eqn, inputs, reason):
     return [(*rest, fixed_axis(shape(out)[-1])) for out in eqn.outvars]
 
 
+def _relate_fft(table, eqn, inputs, reason):
+    """The transformed axes, the last ones, stay; a real transform changes the size of the last."""
+    (axes,) = inputs
+    others = len(axes) - len(eqn.params["fft_lengths"])
+    reason = because(reason, "it mixes positions")
+    for axis in axes[others:]:
+        table.freeze(axis, reason)
+    transformed = [frozen_axis(table, n, reason) for n in shape(eqn.outvars[0])[others:]]
+    return [(*axes[:others], *transformed)]
+
+
+RULES["fft"] = Rule(_relate_fft)
 RULES["sort"] = Rule(_relate_sort)
 RULES["top_k"] = Rule(_relate_top_k)
