@@ -119,6 +119,7 @@ def build_structure(
     leaf_axes, input_axes = program.inputs[: len(leaves)], program.inputs[len(leaves) :]
     names = [_layer(path) for path in paths]
     layers = _layers(program, leaf_axes, input_axes, names, batch)
+    layers.produced.extend(_by_modulated_kernels(table, program, layers, leaf_axes, names))
     _ignore(table, layers.produced, ignore)
     sites = [axis for axes in leaf_axes for axis in axes]
     sites += [axis for _, axes in layers.terms for axis in axes]
@@ -198,6 +199,42 @@ def _layers(
                 if d not in summed and any(axis is result for result in step.outputs[0]):
                     places = _places(leaf, leaf_axes[leaf], axis, [axes[d] for d in summed])
                     found.produced.append(Produced(axis, name, places))
+    return found
+
+
+def _by_modulated_kernels(
+    table: AtomTable,
+    program: Program,
+    layers: Layers,
+    leaf_axes: Sequence[Axes],
+    names: Sequence[str],
+) -> list[Produced]:
+    """What kernels produce that were multiplied by data: StyleGAN's, one for each example.
+
+    Such a kernel is not a parameter, but its axes are still those of one.
+    """
+    known = np.zeros(table.size, bool)
+    for produced in layers.produced:
+        known[table.find(produced.axis)] = True
+    place_of: dict[int, tuple[int, int]] = {}
+    for leaf, axes in enumerate(leaf_axes):
+        for d, axis in enumerate(axes):
+            for root in np.unique(table.find(axis)).tolist():
+                place_of.setdefault(root, (leaf, d))
+    found = []
+    for step, _ in program.walk():
+        if step.name not in MULTIPLICATIONS or any(step.from_params):
+            continue
+        for axis in (axis for axes in step.inputs for axis in axes):
+            if not any(axis is result for result in step.outputs[0]):
+                continue
+            roots = table.find(axis)
+            place = place_of.get(int(roots[0]))
+            if place is None or known[roots].any() or not table.removable(roots).all():
+                continue
+            known[roots] = True
+            leaf, d = place
+            found.append(Produced(leaf_axes[leaf][d], names[leaf], (place,)))
     return found
 
 
