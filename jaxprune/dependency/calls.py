@@ -5,6 +5,7 @@ called functions, evaluates the primitive with other functions in their place, a
 each function runs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxprune.dependency.atoms import Axes, fixed_axis
 from jaxprune.dependency.facts import NOTHING, Fact
 from jaxprune.dependency.rules import freeze_everything
-from jaxprune.dependency.rules.base import because
+from jaxprune.dependency.rules.base import because, frozen_axis, shape
 
 
 class Call(NamedTuple):
@@ -399,3 +400,74 @@ def _run_cond(step, operands, again):
 
 
 CALLS["cond"] = Call(_analyse_cond, _run_cond, times=lambda step: 1 / len(step.bodies))
+
+
+# -- one function, called on every device ---------------------------------------------------------
+
+
+def _names(part):
+    """The mesh axes that one axis of an array is divided along."""
+    return () if part is None else part if isinstance(part, tuple) else (part,)
+
+
+def _shares(eqn, specs, variables):
+    """For each operand or result, among how many devices each of its axes is divided."""
+    sizes = eqn.params["mesh"].shape
+    found = []
+    for spec, var in zip(specs, variables, strict=True):
+        parts = [*spec, *[None] * (len(shape(var)) - len(spec))]
+        found.append([math.prod(sizes[name] for name in _names(part)) for part in parts])
+    return found
+
+
+def _analyse_shard_map(table, eqn, inputs, origins, known, reason, analyse_body):
+    """Channels pass where no axis of theirs is divided among devices."""
+    reason = because(reason, "they are divided among devices")
+
+    def resized(axis, size):
+        if size == len(axis):
+            return axis
+        table.freeze(axis, reason)
+        return frozen_axis(table, size, reason)
+
+    shares = _shares(eqn, eqn.params["in_specs"], eqn.invars)
+    local = [
+        tuple(resized(axis, len(axis) // n) for axis, n in zip(axes, each, strict=True))
+        for axes, each in zip(inputs, shares, strict=True)
+    ]
+    whole = [math.prod(each) == 1 for each in shares]
+    facts = [fact if same else NOTHING for fact, same in zip(known, whole, strict=True)]
+    body = analyse_body(eqn.params["jaxpr"], local, origins, facts)
+    shares = _shares(eqn, eqn.params["out_specs"], eqn.outvars)
+    outputs = [
+        tuple(resized(axis, len(axis) * n) for axis, n in zip(axes, each, strict=True))
+        for axes, each in zip(body.outputs, shares, strict=True)
+    ]
+    return (body,), outputs
+
+
+def _run_shard_map(step, operands, again):
+    params, (body,) = step.eqn.params, step.bodies
+
+    def function(masks, *values):
+        return tuple(again.given(masks).evaluate(body, *values))
+
+    everywhere = jax.sharding.PartitionSpec()
+    return jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=(everywhere, *params["in_specs"]),
+        out_specs=tuple(params["out_specs"]),
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
+    )(again.masks, *operands)
+
+
+def _shards(step):
+    """Over how many devices the operands are divided: each computes a part of the result."""
+    params = step.eqn.params
+    names = {name for spec in params["in_specs"] for part in spec for name in _names(part)}
+    return float(math.prod(params["mesh"].shape[name] for name in names))
+
+
+CALLS["shard_map"] = Call(_analyse_shard_map, _run_shard_map, times=_shards)

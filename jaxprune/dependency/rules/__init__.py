@@ -6,6 +6,7 @@ the modules here; a primitive without a rule freezes everything it touches, whic
 """
 
 from jaxprune.dependency.rules import (
+    collectives,
     contractions,
     effects,
     elementwise,
@@ -26,5 +27,6 @@ RULES: dict[str, Rule] = {
     **movement.RULES,
     **indexing.RULES,
     **effects.RULES,
+    **collectives.RULES,
 }
 """{primitive name: rule}."""

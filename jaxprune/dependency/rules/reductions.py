@@ -49,20 +49,6 @@ for _name, _neutral in _NEUTRAL.items():
     RULES[f"reduce_{_name}"] = Rule(_relate_reduction, _summed_reduction, _neutral)
 
 
-def _relate_across_examples(table, eqn, inputs, reason):
-    """A collective that `vmap` has turned into a reduction over axes of each operand."""
-    out = []
-    for axes in inputs:
-        for d in eqn.params["axes"]:
-            table.freeze(axes[d], because(reason, "it runs across examples"))
-        out.append(tuple(axis for d, axis in enumerate(axes) if d not in eqn.params["axes"]))
-    return out
-
-
-for _name in ("psum", "pmax", "pmin"):
-    RULES[_name] = Rule(_relate_across_examples)
-
-
 def _relate_index_of_extremum(table, eqn, inputs, reason):
     for d in eqn.params["axes"]:
         table.freeze(inputs[0][d], because(reason, "it counts positions"))
