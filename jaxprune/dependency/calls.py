@@ -435,8 +435,7 @@ def _analyse_shard_map(table, eqn, inputs, origins, known, reason, analyse_body)
         tuple(resized(axis, len(axis) // n) for axis, n in zip(axes, each, strict=True))
         for axes, each in zip(inputs, shares, strict=True)
     ]
-    whole = [math.prod(each) == 1 for each in shares]
-    facts = [fact if same else NOTHING for fact, same in zip(known, whole, strict=True)]
+    facts = [_part_of(fact, each) for fact, each in zip(known, shares, strict=True)]
     body = analyse_body(eqn.params["jaxpr"], local, origins, facts)
     shares = _shares(eqn, eqn.params["out_specs"], eqn.outvars)
     outputs = [
@@ -470,4 +469,37 @@ def _shards(step):
     return float(math.prod(params["mesh"].shape[name] for name in names))
 
 
-CALLS["shard_map"] = Call(_analyse_shard_map, _run_shard_map, times=_shards)
+def _part_of(fact, shares):
+    """What is known about one device's part, if all have the same."""
+
+    def part() -> np.ndarray | None:
+        value = fact.value()
+        if value is None:
+            return None
+        part = value[tuple(slice(size // n) for size, n in zip(value.shape, shares, strict=True))]
+        return part if np.array_equal(np.tile(part, shares), value) else None
+
+    if math.prod(shares) == 1:
+        return fact
+    return NOTHING if fact.constant is None else Fact(constant=part)
+
+
+def _all_parts(fact, shares):
+    """What is known about the parts of all devices together, of which each has the same."""
+
+    def whole() -> np.ndarray | None:
+        value = fact.value()
+        return None if value is None else np.tile(value, shares)
+
+    if math.prod(shares) == 1:
+        return fact
+    return NOTHING if fact.constant is None else Fact(constant=whole)
+
+
+def _shard_map_facts(step):
+    shares = _shares(step.eqn, step.eqn.params["out_specs"], step.eqn.outvars)
+    found = step.bodies[0].output_facts
+    return [_all_parts(fact, each) for fact, each in zip(found, shares, strict=True)]
+
+
+CALLS["shard_map"] = Call(_analyse_shard_map, _run_shard_map, times=_shards, facts=_shard_map_facts)

@@ -216,11 +216,12 @@ def _by_modulated_kernels(
     known = np.zeros(table.size, bool)
     for produced in layers.produced:
         known[table.find(produced.axis)] = True
-    place_of: dict[int, tuple[int, int]] = {}
-    for leaf, axes in enumerate(leaf_axes):
-        for d, axis in enumerate(axes):
-            for root in np.unique(table.find(axis)).tolist():
-                place_of.setdefault(root, (leaf, d))
+    place_of = {
+        int(axis[0]): (leaf, d)
+        for leaf, axes in enumerate(leaf_axes)
+        for d, axis in enumerate(axes)
+        if axis.any()
+    }
     found = []
     for step, _ in program.walk():
         if step.name not in MULTIPLICATIONS or any(step.from_params):
@@ -229,7 +230,7 @@ def _by_modulated_kernels(
             if not any(axis is result for result in step.outputs[0]):
                 continue
             roots = table.find(axis)
-            place = place_of.get(int(roots[0]))
+            place = place_of.get(int(axis[0]))
             if place is None or known[roots].any() or not table.removable(roots).all():
                 continue
             known[roots] = True
