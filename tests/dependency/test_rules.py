@@ -490,37 +490,11 @@ CASES = {
         {"a": 5, "w": 4},
         IMAGES,
     ),
-    "each_example_its_mixture_of_kernels": Case(
-        lambda p, x: (
-            jnp.tanh(
-                convs(
-                    jnp.tanh(conv(x, p["a"])),
-                    jnp.tensordot(jax.nn.softmax(x.mean((1, 2)) @ p["r"]), p["w"], 1),
-                )
-            )
-            @ p["b"]
-        ),
-        {
-            "a": weights(3, 3, 3, 5),
-            "r": weights(3, 4),
-            "w": weights(4, 3, 3, 5, 4),
-            "b": weights(4, 2),
-        },
-        {"a": 5, "r": 4, "w": 4},
-        IMAGES,
-    ),
     "ensemble": Case(  # its members are no channels
         lambda p, x: jax.vmap(
-            lambda p: (
-                conv(jnp.tanh(conv(jnp.tanh(conv(x, p["a"])), p["d"], groups=4)), p["c"]) @ p["b"]
-            )
+            lambda p: conv(jnp.tanh(conv(x, p["a"])), p["c"]).mean((1, 2)) @ p["b"]
         )(p).mean(0),
-        {
-            "a": weights(5, 3, 3, 3, 4),
-            "d": weights(5, 3, 3, 1, 4),
-            "c": weights(5, 3, 3, 4, 6),
-            "b": weights(5, 6, 2),
-        },
+        {"a": weights(5, 1, 1, 3, 4), "c": weights(5, 1, 1, 4, 6), "b": weights(5, 6, 2)},
         {"a": 4, "c": 6},
         IMAGES,
     ),
