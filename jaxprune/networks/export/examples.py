@@ -148,3 +148,48 @@ def _growth(one: Sequence[int], two: Sequence[int]) -> bool | None:
     if one == two:
         return False
     return True if one and two and two == (2 * one[0], *one[1:]) else None
+
+
+def influences(function: Callable[..., Any], leading: tuple[Any, ...], inputs: Inputs) -> bool:
+    """Whether the first example of a batch changes what the function returns for the others.
+
+    Args:
+        function: `function(*leading, *inputs)`, whose results grow with the batch or ignore it.
+        leading: Its arguments before the inputs.
+        inputs: A batch.
+    """
+    size = inputs.batch + 1
+    for values in inputs.trials(size):
+        leaves = jax.tree.leaves(values)
+        changed = [
+            jnp.concatenate([_other(leaf), leaf[1:]]) if each else leaf
+            for leaf, each in zip(leaves, inputs.batched, strict=True)
+        ]
+        before = function(*leading, *values)
+        after = function(*leading, *inputs.tree.unflatten(changed))
+        for one, two in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            if not one.shape:
+                one, two = one[None], two[None]
+            first = one.shape[0] // size if one.shape[0] % size == 0 else 0
+            if not _equal(two[first:], one[first:]):
+                return True
+    return False
+
+
+def _other(leaf: Any) -> Any:
+    """Another first example than an array has: zeros, or ones if it is zero."""
+    first = leaf[:1]
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf[1:2]
+    return jnp.where((first == 0).all(), jnp.ones_like(first), jnp.zeros_like(first))
+
+
+def _equal(one: Any, two: Any) -> bool:
+    """Whether values are equal, up to the last places of single precision."""
+    if jnp.issubdtype(one.dtype, jax.dtypes.extended):
+        one, two = jax.random.key_data(one), jax.random.key_data(two)
+    one, two = (
+        np.asarray(each).astype(np.result_type(each.dtype, np.float32)) for each in (one, two)
+    )
+    scale = np.abs(one).max(initial=0, where=np.isfinite(one))
+    return np.allclose(two, one, 1e-6, 1e-6 * scale, equal_nan=True)
