@@ -92,8 +92,10 @@ def export(options: Arguments) -> str:
         _WRITERS[options.to](options.run, out)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
-    shape = ", ".join(map(str, ("batch", *loaded.input_shape)))
-    x = f"x: {loaded.input_dtype.name} [{shape}]"
+    x = "x: " + "; ".join(
+        f"{each.dtype} [{', '.join('batch' if n is None else str(n) for n in each.shape)}]"
+        for each in loaded.inputs
+    )
     return f"wrote {out}\n\n{_USES[options.to].format(out=str(out), x=x)}"
 
 
@@ -116,24 +118,16 @@ def _check_free(out: Path, options: Arguments) -> None:
 
 def _write_stablehlo(run: Path, out: Path) -> None:
     import jax
-    from jax import export as jax_export
 
-    from jaxprune.networks.agreement import difference
-    from jaxprune.networks.export.program import export as exported
-    from jaxprune.networks.export.rebuild import example, open_model
+    from jaxprune.networks.export.examples import read
+    from jaxprune.networks.export.program import checked
+    from jaxprune.networks.export.rebuild import open_model
 
     loaded = open_model(run)
     params = jax.tree.map(jax.numpy.asarray, loaded.params)
-    program = exported(lambda x: loaded(params, x), (), loaded.input_shape, loaded.input_dtype)
-    content = bytes(program.serialize())
-    x = example(loaded)
-    written = jax_export.deserialize(bytearray(content))
-    if difference(written.call(x), loaded(params, x)):
-        raise UserError(
-            "the exported program computes something else than the model: a bug of jaxprune, "
-            "please report it"
-        )
-    _write(out, content)
+    inputs, own_size = read(loaded.shapes()), loaded.batch is not None
+    program = checked(lambda *x: loaded(params, *x), (), inputs, own_size)
+    _write(out, bytes(program.serialize()))
 
 
 def _write_onnx(run: Path, out: Path) -> None:

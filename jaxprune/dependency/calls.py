@@ -5,6 +5,7 @@ called functions, evaluates the primitive with other functions in their place, a
 each function runs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxprune.dependency.atoms import Axes, fixed_axis
 from jaxprune.dependency.facts import NOTHING, Fact
 from jaxprune.dependency.rules import freeze_everything
-from jaxprune.dependency.rules.base import because
+from jaxprune.dependency.rules.base import because, frozen_axis, shape
 
 
 class Call(NamedTuple):
@@ -399,3 +400,106 @@ def _run_cond(step, operands, again):
 
 
 CALLS["cond"] = Call(_analyse_cond, _run_cond, times=lambda step: 1 / len(step.bodies))
+
+
+# -- one function, called on every device ---------------------------------------------------------
+
+
+def _names(part):
+    """The mesh axes that one axis of an array is divided along."""
+    return () if part is None else part if isinstance(part, tuple) else (part,)
+
+
+def _shares(eqn, specs, variables):
+    """For each operand or result, among how many devices each of its axes is divided."""
+    sizes = eqn.params["mesh"].shape
+    found = []
+    for spec, var in zip(specs, variables, strict=True):
+        parts = [*spec, *[None] * (len(shape(var)) - len(spec))]
+        found.append([math.prod(sizes[name] for name in _names(part)) for part in parts])
+    return found
+
+
+def _analyse_shard_map(table, eqn, inputs, origins, known, reason, analyse_body):
+    """Channels pass where no axis of theirs is divided among devices."""
+    reason = because(reason, "they are divided among devices")
+
+    def resized(axis, size):
+        if size == len(axis):
+            return axis
+        table.freeze(axis, reason)
+        return frozen_axis(table, size, reason)
+
+    shares = _shares(eqn, eqn.params["in_specs"], eqn.invars)
+    local = [
+        tuple(resized(axis, len(axis) // n) for axis, n in zip(axes, each, strict=True))
+        for axes, each in zip(inputs, shares, strict=True)
+    ]
+    facts = [_part_of(fact, each) for fact, each in zip(known, shares, strict=True)]
+    body = analyse_body(eqn.params["jaxpr"], local, origins, facts)
+    shares = _shares(eqn, eqn.params["out_specs"], eqn.outvars)
+    outputs = [
+        tuple(resized(axis, len(axis) * n) for axis, n in zip(axes, each, strict=True))
+        for axes, each in zip(body.outputs, shares, strict=True)
+    ]
+    return (body,), outputs
+
+
+def _run_shard_map(step, operands, again):
+    params, (body,) = step.eqn.params, step.bodies
+
+    def function(masks, *values):
+        return tuple(again.given(masks).evaluate(body, *values))
+
+    everywhere = jax.sharding.PartitionSpec()
+    return jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=(everywhere, *params["in_specs"]),
+        out_specs=tuple(params["out_specs"]),
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
+    )(again.masks, *operands)
+
+
+def _shards(step):
+    """Over how many devices the operands are divided: each computes a part of the result."""
+    params = step.eqn.params
+    names = {name for spec in params["in_specs"] for part in spec for name in _names(part)}
+    return float(math.prod(params["mesh"].shape[name] for name in names))
+
+
+def _part_of(fact, shares):
+    """What is known about one device's part, if all have the same."""
+
+    def part() -> np.ndarray | None:
+        value = fact.value()
+        if value is None:
+            return None
+        part = value[tuple(slice(size // n) for size, n in zip(value.shape, shares, strict=True))]
+        return part if np.array_equal(np.tile(part, shares), value) else None
+
+    if math.prod(shares) == 1:
+        return fact
+    return NOTHING if fact.constant is None else Fact(constant=part)
+
+
+def _all_parts(fact, shares):
+    """What is known about the parts of all devices together, of which each has the same."""
+
+    def whole() -> np.ndarray | None:
+        value = fact.value()
+        return None if value is None else np.tile(value, shares)
+
+    if math.prod(shares) == 1:
+        return fact
+    return NOTHING if fact.constant is None else Fact(constant=whole)
+
+
+def _shard_map_facts(step):
+    shares = _shares(step.eqn, step.eqn.params["out_specs"], step.eqn.outvars)
+    found = step.bodies[0].output_facts
+    return [_all_parts(fact, each) for fact, each in zip(found, shares, strict=True)]
+
+
+CALLS["shard_map"] = Call(_analyse_shard_map, _run_shard_map, times=_shards, facts=_shard_map_facts)

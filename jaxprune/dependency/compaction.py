@@ -246,7 +246,8 @@ class _Shrunk:
     def bind(self, step: Step, operands: list[Any]) -> list[Any]:
         """Evaluates one step."""
         if step.bodies:
-            if all(self._whole(inner) for body in step.bodies for inner, _ in body.walk()):
+            inside = (inner for body in step.bodies for inner, _ in body.walk())
+            if all(map(self._whole, (step, *inside))):
                 return bind(step.eqn, operands)
             return call(step, operands, self)
         rule = RULES.get(step.name)

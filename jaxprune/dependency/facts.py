@@ -16,10 +16,13 @@ from jax.extend.core import JaxprEqn, Literal
 
 from jaxprune.dependency.atoms import FIXED, Axes, Axis
 from jaxprune.dependency.dtypes import is_key
+from jaxprune.dependency.rules.collectives import RULES as COLLECTIVES
+from jaxprune.dependency.rules.collectives import UNCHANGED
 
 _LARGEST = 1_000_000  # constants with more entries are not computed
 
 _PASSING = {
+    *UNCHANGED,
     "broadcast_in_dim",
     "convert_element_type",
     "copy",
@@ -158,8 +161,11 @@ def _constants(
 ) -> list[Callable[[], np.ndarray | None] | None]:
     """Thunks that compute an equation's results, if they depend on constants alone."""
     outputs = eqn.outvars
+    if eqn.primitive.name in UNCHANGED:
+        return [fact.constant for fact in facts]
     if (
-        any(fact.constant is None for fact in facts)
+        eqn.primitive.name in COLLECTIVES
+        or any(fact.constant is None for fact in facts)
         or eqn.effects
         or any(math.prod(getattr(v.aval, "shape", (_LARGEST + 1,))) > _LARGEST for v in outputs)
     ):

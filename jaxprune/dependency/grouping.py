@@ -14,7 +14,7 @@ from jaxprune.dependency.counting import Counts, counts, size_of
 from jaxprune.dependency.groups import NO_CHANNEL, Frozen, Group, Structure
 from jaxprune.dependency.joints import factors, levels, settle
 from jaxprune.dependency.layers import MULTIPLICATIONS, describe_layers, multiplied_axes
-from jaxprune.dependency.program import Program
+from jaxprune.dependency.program import Program, Step
 from jaxprune.dependency.rules import RULES
 
 _PARAMETERS = frozenset(
@@ -119,6 +119,7 @@ def build_structure(
     leaf_axes, input_axes = program.inputs[: len(leaves)], program.inputs[len(leaves) :]
     names = [_layer(path) for path in paths]
     layers = _layers(program, leaf_axes, input_axes, names, batch)
+    layers.produced.extend(_by_modulated_kernels(table, program, layers, leaf_axes, names))
     _ignore(table, layers.produced, ignore)
     sites = [axis for axes in leaf_axes for axis in axes]
     sites += [axis for _, axes in layers.terms for axis in axes]
@@ -149,7 +150,7 @@ def build_structure(
     return Structure(
         groups=groups,
         layers=describe_layers(program, names, num_params, batch, group_of),
-        frozen=_frozen(table, members, layers.produced),
+        frozen=_frozen(table, members, layers.produced, leaf_axes),
         treedef=treedef,
         paths=tuple(paths),
         shapes=tuple(tuple(leaf.shape) for leaf in leaves),
@@ -191,7 +192,7 @@ def _layers(
             summed = [d for pair in pairs for which, d in pair if which == operand]
             leaf = step.origins[operand]
             name = names[leaf] if leaf is not None and leaf >= 0 else ""
-            found.consumed.extend((axes[d], name) for d in summed)
+            found.consumed.extend((_within_group(step, axes[d]), name) for d in summed)
             indices = step.name == _EMBEDDING and operand > 0
             if not name or leaf is None or indices:
                 continue
@@ -200,6 +201,53 @@ def _layers(
                     places = _places(leaf, leaf_axes[leaf], axis, [axes[d] for d in summed])
                     found.produced.append(Produced(axis, name, places))
     return found
+
+
+def _by_modulated_kernels(
+    table: AtomTable,
+    program: Program,
+    layers: Layers,
+    leaf_axes: Sequence[Axes],
+    names: Sequence[str],
+) -> list[Produced]:
+    """What kernels produce that were multiplied by data: StyleGAN's, one for each example.
+
+    Such a kernel is not a parameter, but its axes are still those of one.
+    """
+    known = np.zeros(table.size, bool)
+    for produced in layers.produced:
+        known[table.find(produced.axis)] = True
+    place_of = {
+        int(axis[0]): (leaf, d)
+        for leaf, axes in enumerate(leaf_axes)
+        for d, axis in enumerate(axes)
+        if axis.any()
+    }
+    found = []
+    for step, _ in program.walk():
+        if step.name not in MULTIPLICATIONS or any(step.from_params):
+            continue
+        for axis in (axis for axes in step.inputs for axis in axes):
+            if not any(axis is result for result in step.outputs[0]):
+                continue
+            roots = table.find(axis)
+            place = place_of.get(int(axis[0]))
+            if place is None or known[roots].any() or not table.removable(roots).all():
+                continue
+            known[roots] = True
+            leaf, d = place
+            found.append(Produced(leaf_axes[leaf][d], names[leaf], (place,)))
+    return found
+
+
+def _within_group(step: Step, summed: Axis) -> Axis:
+    """What a step sums over: a grouped convolution over the channels of a group, not over groups.
+
+    The groups may be members of an ensemble, or examples with kernels of their own.
+    """
+    if step.eqn.params.get("feature_group_count", 1) == 1:
+        return summed
+    return step.inputs[1][step.eqn.params["dimension_numbers"].rhs_spec[1]]
 
 
 def _places(
@@ -380,20 +428,27 @@ def _most_of(num_groups: int, axes: Sequence[np.ndarray]) -> int | None:
     return int(np.argmax(share)) if share.any() else None
 
 
-def _frozen(table: AtomTable, members: Members, produced: Sequence[Produced]) -> tuple[Frozen, ...]:
+def _frozen(
+    table: AtomTable,
+    members: Members,
+    produced: Sequence[Produced],
+    leaf_axes: Sequence[Axes],
+) -> tuple[Frozen, ...]:
     """The produced axes that cannot be removed, one entry for each class."""
     found: dict[tuple[int, str], tuple[list[str], Reason]] = {}
     sizes: dict[tuple[int, str], int] = {}
-    for axis, layer, _ in produced:
-        roots = np.unique(table.find(axis[axis != FIXED]))
+    for axis, layer, places in produced:
+        if len(places) == 1:  # the parameter's own axis, which nothing has repeated
+            axis = leaf_axes[places[0][0]][places[0][1]]
+        roots = table.find(axis[axis != FIXED])
         stays = (members.channels(roots) == NO_CHANNEL).all(1)
         if not stays.any():
             continue
-        first = int(roots[stays][0])
+        first = int(roots[stays].min())
         reason = table.reason(first) or Reason("no layer reads them", "")
         names, _ = found.setdefault((first, reason.message), ([], reason))
         names.append(layer)
-        sizes[first, reason.message] = int(stays.sum())
+        sizes[first, reason.message] = max(sizes.get((first, reason.message), 0), int(stays.sum()))
     return tuple(
         Frozen(_unique(names), sizes[key], reason.message, reason.source)
         for key, (names, reason) in found.items()

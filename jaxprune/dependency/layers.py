@@ -13,7 +13,7 @@ from jaxprune.dependency.groups import Layer
 from jaxprune.dependency.program import CONSTANT, Program, Step
 from jaxprune.dependency.rules.base import shape
 
-MULTIPLICATIONS = ("dot_general", "conv_general_dilated")
+MULTIPLICATIONS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 """The primitives that multiply and add."""
 
 
@@ -90,8 +90,14 @@ def multiplied_axes(step: Step) -> list[Axis]:
     if step.name == "conv_general_dilated":
         spec = step.eqn.params["dimension_numbers"]
         return [*step.outputs[0], *(kernel[d] for d in spec.rhs_spec[1:])]
-    (_, contracted), _ = step.eqn.params["dimension_numbers"]
+    (_, contracted), _ = _product_numbers(step.eqn)
     return [*step.outputs[0], *(kernel[d] for d in contracted)]
+
+
+def _product_numbers(eqn: JaxprEqn) -> Any:
+    """The contracted axes and the batch axes of a matrix product's operands."""
+    ragged = eqn.params.get("ragged_dot_dimension_numbers")
+    return eqn.params["dimension_numbers"] if ragged is None else ragged.dot_dimension_numbers
 
 
 def _kernel_operand(step: Step) -> int | None:
@@ -111,7 +117,7 @@ def _outputs(step: Step, operand: int) -> list[Axis]:
     kernel = step.inputs[operand]
     if step.name == "conv_general_dilated":
         return [kernel[step.eqn.params["dimension_numbers"].rhs_spec[0]]]
-    contracted = step.eqn.params["dimension_numbers"][0][operand]
+    contracted = _product_numbers(step.eqn)[0][operand]
     return [axis for d, axis in enumerate(kernel) if d not in contracted]
 
 
@@ -129,7 +135,7 @@ def _convolution(eqn: JaxprEqn) -> dict[str, Any]:
 
 
 def _matrix_product(eqn: JaxprEqn, operand: int, batch: int) -> dict[str, Any]:
-    contracted, batched = eqn.params["dimension_numbers"]
+    contracted, batched = _product_numbers(eqn)
     kernel, data = shape(eqn.invars[operand]), shape(eqn.invars[1 - operand])
     away = {*contracted[1 - operand], *batched[1 - operand]}
     return {

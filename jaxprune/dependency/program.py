@@ -10,6 +10,7 @@ from jax.extend.core import JaxprEqn, Literal
 from jaxprune.dependency import facts
 from jaxprune.dependency.atoms import AtomTable, Axes, Axis, Reason, fixed_axis
 from jaxprune.dependency.calls import CALLS, Again
+from jaxprune.dependency.copies import with_copies
 from jaxprune.dependency.facts import Fact
 from jaxprune.dependency.rules import RULES, freeze_everything
 from jaxprune.dependency.source import source_line
@@ -97,7 +98,7 @@ def analyse(
       back: whether it is part of a reverse-mode derivative.
     """
     consts = tuple(getattr(jaxpr, "consts", ()))
-    jaxpr = jaxpr.jaxpr if hasattr(jaxpr, "jaxpr") else jaxpr
+    jaxpr, consts = with_copies(jaxpr.jaxpr if hasattr(jaxpr, "jaxpr") else jaxpr, consts)
     known = known or [facts.NOTHING] * len(jaxpr.invars)
     atoms: dict[Any, Axes] = dict(zip(jaxpr.invars, inputs, strict=True))
     origin_of: dict[Any, int | None] = dict(zip(jaxpr.invars, origins, strict=True))

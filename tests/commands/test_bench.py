@@ -25,7 +25,9 @@ def run(tmp_path_factory):
     masks = {"fc1": np.arange(300) < 30, "fc2": np.arange(100) < 20}
     small = jaxprune.compact(network.apply, structure, variables, masks)
     folder = tmp_path_factory.mktemp("run")
-    jaxprune.save(folder / "model", small, x, describe(network, digits, prune_inputs=False))
+    jaxprune.save(
+        folder / "model", small, x, metadata=describe(network, digits, prune_inputs=False)
+    )
     checkpoint.save(folder / "state" / "pretrained", variables)
     return folder
 

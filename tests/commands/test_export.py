@@ -32,7 +32,7 @@ def save(run, name, prune_inputs=False, metadata=None):
     small = jaxprune.compact(network.apply, structure, variables, masks)
     if metadata is None:
         metadata = describe(network, DIGITS, prune_inputs)
-    jaxprune.save(run / "model", small, x, metadata)
+    jaxprune.save(run / "model", small, x, metadata=metadata)
     return np.asarray(x)
 
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from dependency.checks import assert_close, check_removal, random_masks
 from jaxprune import compact, importance, masked, trace
@@ -111,6 +113,54 @@ def conv(x, kernel, groups=1, stride=1):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def convs(images, kernels):
+    return jax.vmap(lambda image, kernel: conv(image[None], kernel)[0])(images, kernels)
+
+
+def modulated(kernel, scales):
+    kernels = kernel * scales[:, None, None, :, None]
+    return kernels * jax.lax.rsqrt((kernels**2).sum((1, 2, 3), keepdims=True) + 1e-3)
+
+
+def two_states(hidden, params, one, other):
+    """Two recurrent states of pairs of rows, which begin as given."""
+
+    def step(states, now):
+        one, other = states
+        return (0.9 * one + now @ params["c"], 0.5 * other + jnp.tanh(now @ params["d"])), None
+
+    (one, other), _ = jax.lax.scan(step, (one, other), hidden.reshape(2, 2, 6))
+    return jnp.concatenate([one, 2 * jnp.sin(other)], 1)
+
+
+LENGTHS = jnp.array([1, 2, 1])
+ONE_DEVICE = Mesh(np.array(jax.devices()[:1]), "d")
+
+
+def ones_by_python(*_):
+    return np.ones((4, 6), np.float64 if jax.config.jax_enable_x64 else np.float32)
+
+
+def printed(hidden):
+    jax.debug.print("{}", hidden.max(), ordered=False)
+    jax.debug.callback(lambda value: None, hidden)
+    jax.debug.inspect_array_sharding(hidden, callback=lambda sharding: None)
+    return hidden
+
+
+def exchanging(hidden, kernel):
+    """A layer on one device of several, which exchange its results along the examples."""
+    hidden = jnp.tanh(standardised(hidden) @ kernel)
+    largest = jax.lax.pmax(jax.lax.stop_gradient(hidden).max(), "d")
+    smallest = jax.lax.pmin(jax.lax.stop_gradient(hidden).min(), "d")
+    total = jax.lax.psum(hidden, "d") / (3 + largest - smallest)
+    everything = jax.lax.all_gather(hidden, "d", tiled=True)
+    back = jax.lax.psum_scatter(everything, "d", tiled=True)
+    swapped = jax.lax.all_to_all(hidden, "d", 0, 0, tiled=True)
+    moved = jax.lax.ppermute(hidden, "d", [(0, 0)])
+    return hidden + total * back + swapped * moved + jax.lax.axis_index("d")
 
 
 def hidden_then(function, width=6, out=6, **more):
@@ -274,6 +324,70 @@ CASES = {
         {"table": 5, "a": 6},
         jnp.array([[1, 6, 3], [0, 2, 2]]),
     ),
+    # what is made of nothing couples nothing
+    "the_same_zeros": case(
+        lambda h, p: two_states(h, p, zero := jnp.zeros((2, 5)), zero),
+        {"a": 6, "c": 5, "d": 5},
+        out=10,
+        c=weights(6, 5),
+        d=weights(6, 5),
+    ),
+    "the_same_constant": case(
+        lambda h, p: jnp.tanh(h @ p["c"] + OFFSETS) @ p["e"] + jnp.sin(h @ p["d"] + OFFSETS),
+        {"a": 6, "c": 5, "e": 5},
+        out=5,
+        c=weights(6, 5),
+        d=weights(6, 5),
+        e=weights(5, 5),
+    ),
+    # transforms, ragged products
+    "fft": case(lambda h, p: jnp.fft.irfft(jnp.fft.rfft(h, axis=0) * (0.5 + 1j), axis=0), {"a": 6}),
+    "fft_of_channels": case(lambda h, p: jnp.fft.fft(h).real, {}),
+    "ragged_product": case(
+        lambda h, p: jax.lax.ragged_dot(
+            jnp.tanh(jax.lax.ragged_dot(h, p["up"], LENGTHS)), p["down"], LENGTHS
+        ),
+        {"a": 6, "up": 5, "down": 6},
+        up=weights(3, 6, 5),
+        down=weights(3, 5, 6),
+    ),
+    # prints and Python
+    "printed": case(lambda h, p: printed(jnp.tanh(h)), {"a": 6}),
+    "made_by_python": case(
+        lambda h, p: h + jax.pure_callback(ones_by_python, jax.ShapeDtypeStruct((4, 6), h.dtype)),
+        {"a": 6},
+    ),
+    "changed_by_python": case(
+        lambda h, p: (
+            jnp.tanh(h @ p["c"])
+            * jax.pure_callback(
+                ones_by_python, jax.ShapeDtypeStruct((4, 6), h.dtype), jax.lax.stop_gradient(h)
+            )
+        ),
+        {"c": 6},
+        c=weights(6, 6),
+    ),
+    # devices
+    "devices": case(
+        lambda h, p: jax.shard_map(
+            exchanging, mesh=ONE_DEVICE, in_specs=(P("d"), P()), out_specs=P("d")
+        )(h, p["w"]),
+        {"a": 6, "w": 5},
+        out=5,
+        w=weights(6, 5),
+    ),
+    "devices_unchecked": case(
+        lambda h, p: jax.shard_map(
+            lambda h, w: standardised(jnp.tanh(h @ w)) + jax.lax.psum(h @ w, "d"),
+            mesh=ONE_DEVICE,
+            in_specs=(P("d"), P()),
+            out_specs=P("d"),
+            check_vma=False,
+        )(h, p["w"]),
+        {"a": 6, "w": 5},
+        out=5,
+        w=weights(6, 5),
+    ),
     # functions called
     "scan_over_layers": case(
         lambda h, p: jax.lax.scan(
@@ -360,6 +474,28 @@ CASES = {
         ),
         {"a": weights(3, 3, 3, 5), "b": weights(3, 3, 5, 2)},
         {"a": 5},
+        IMAGES,
+    ),
+    "each_example_its_kernel": Case(  # StyleGAN's modulated convolution
+        lambda p, x: (
+            jnp.tanh(convs(jnp.tanh(conv(x, p["a"])), modulated(p["w"], x.mean((1, 2)) @ p["s"])))
+            @ p["b"]
+        ),
+        {
+            "a": weights(3, 3, 3, 5),
+            "s": weights(3, 5),
+            "w": weights(3, 3, 5, 4),
+            "b": weights(4, 2),
+        },
+        {"a": 5, "w": 4},
+        IMAGES,
+    ),
+    "ensemble": Case(  # its members are no channels
+        lambda p, x: jax.vmap(
+            lambda p: conv(jnp.tanh(conv(x, p["a"])), p["c"]).mean((1, 2)) @ p["b"]
+        )(p).mean(0),
+        {"a": weights(5, 1, 1, 3, 4), "c": weights(5, 1, 1, 4, 6), "b": weights(5, 6, 2)},
+        {"a": 4, "c": 6},
         IMAGES,
     ),
     "resize": Case(

@@ -562,4 +562,4 @@ def _points(
 def _export(job: Job, small: CompactNetwork, folder: RunFolder) -> None:
     x = job.preprocess(job.dataset.validation.images[:1])
     metadata = describe(job.network, job.dataset, job.config.prune_inputs)
-    export.save(Path(folder.path) / "model", small, x, metadata)
+    export.save(Path(folder.path) / "model", small, x, metadata=metadata)

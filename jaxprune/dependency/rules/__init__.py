@@ -6,7 +6,9 @@ the modules here; a primitive without a rule freezes everything it touches, whic
 """
 
 from jaxprune.dependency.rules import (
+    collectives,
     contractions,
+    effects,
     elementwise,
     indexing,
     movement,
@@ -24,5 +26,7 @@ RULES: dict[str, Rule] = {
     **windows.RULES,
     **movement.RULES,
     **indexing.RULES,
+    **effects.RULES,
+    **collectives.RULES,
 }
 """{primitive name: rule}."""

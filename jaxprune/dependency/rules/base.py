@@ -50,7 +50,14 @@ def freeze_everything(
     """Relates the axes of a primitive that has no rule: all of them stay."""
     for axis in (axis for axes in inputs for axis in axes):
         table.freeze(axis, reason)
-    return [tuple(fixed_axis(size) for size in shape(out)) for out in eqn.outvars]
+    return [tuple(frozen_axis(table, n, reason) for n in shape(out)) for out in eqn.outvars]
+
+
+def frozen_axis(table: AtomTable, size: int, reason: Reason) -> Axis:
+    """Positions that stay, and that pass the reason on to whatever they are united with."""
+    axis = table.fresh(size)
+    table.freeze(axis, reason)
+    return axis
 
 
 def take(value: Any, kept: Kept) -> Any:

@@ -28,6 +28,45 @@ def _summed_dot_general(eqn):
 RULES["dot_general"] = Rule(_relate_dot_general, _summed_dot_general)
 
 
+def _relate_ragged_dot(table, eqn, inputs, reason):
+    """A product with another kernel for each run of rows, as in mixtures of experts.
+
+    Rows and kernels stay, since which row meets which kernel depends on data. Where the rows are
+    what is summed over, as in the derivative with respect to the kernels, the result has a matrix
+    for each run.
+    """
+    left, right, *lengths = inputs
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (contract_l, contract_r), (batch_l, batch_r) = numbers.dot_dimension_numbers
+    rows = set(numbers.lhs_ragged_dimensions)
+    if len(shape(eqn.invars[2])) > 1:  # each matrix of a batch has runs of its own
+        rows |= set(range(len(left))) - set(contract_l)
+    for axis in (axis for axes in lengths for axis in axes):
+        table.freeze(axis, because(reason, "they are lengths of runs"))
+    for axis in [
+        *(left[d] for d in rows),
+        *(right[d] for d in numbers.rhs_group_dimensions),
+    ]:
+        table.freeze(axis, because(reason, "which kernel a row meets depends on data"))
+    for a, b in zip((*contract_l, *batch_l), (*contract_r, *batch_r), strict=True):
+        table.unite(left[a], right[b], reason)
+    free_l = [left[d] for d in range(len(left)) if d not in (*contract_l, *batch_l)]
+    away = (*contract_r, *batch_r, *numbers.rhs_group_dimensions)
+    free_r = [right[d] for d in range(len(right)) if d not in away]
+    out = [*(left[d] for d in batch_l), *free_l, *free_r]
+    size = shape(eqn.outvars[0])
+    return [(*map(fixed_axis, size[: len(size) - len(out)]), *out)]
+
+
+def _summed_ragged_dot(eqn):
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (contract_l, contract_r), _ = numbers.dot_dimension_numbers
+    return [((0, a), (1, b)) for a, b in zip(contract_l, contract_r, strict=True)]
+
+
+RULES["ragged_dot_general"] = Rule(_relate_ragged_dot, _summed_ragged_dot)
+
+
 def _relate_convolution(table, eqn, inputs, reason):
     """Feature or batch groups split channels into two axes: the group, and the index within it.
 

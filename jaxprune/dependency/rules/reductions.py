@@ -1,11 +1,11 @@
-"""Reductions of one operand: sums, products, extrema, cumulative ones, and sorting."""
+"""Reductions of one operand: sums, products, extrema, running ones, sorting, transforms."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.dependency.atoms import fixed_axis
 from jaxprune.dependency.dtypes import is_inexact
-from jaxprune.dependency.rules.base import Rule, because, shape, unite_all
+from jaxprune.dependency.rules.base import Rule, because, frozen_axis, shape, unite_all
 
 RULES: dict[str, Rule] = {}
 
@@ -55,20 +55,6 @@ for _name, _neutral in _NEUTRAL.items():
     RULES[f"reduce_{_name}"] = Rule(_relate_reduction, _summed_reduction, _neutral)
 
 
-def _relate_across_examples(table, eqn, inputs, reason):
-    """A collective that `vmap` has turned into a reduction over axes of each operand."""
-    out = []
-    for axes in inputs:
-        for d in eqn.params["axes"]:
-            table.freeze(axes[d], because(reason, "it runs across examples"))
-        out.append(tuple(axis for d, axis in enumerate(axes) if d not in eqn.params["axes"]))
-    return out
-
-
-for _name in ("psum", "pmax", "pmin"):
-    RULES[_name] = Rule(_relate_across_examples)
-
-
 def _relate_index_of_extremum(table, eqn, inputs, reason):
     for d in eqn.params["axes"]:
         table.freeze(inputs[0][d], because(reason, "it counts positions"))
@@ -109,5 +95,17 @@ def _relate_top_k(table, eqn, inputs, reason):
     return [(*rest, fixed_axis(shape(out)[-1])) for out in eqn.outvars]
 
 
+def _relate_fft(table, eqn, inputs, reason):
+    """The transformed axes, the last ones, stay; a real transform changes the size of the last."""
+    (axes,) = inputs
+    others = len(axes) - len(eqn.params["fft_lengths"])
+    reason = because(reason, "it mixes positions")
+    for axis in axes[others:]:
+        table.freeze(axis, reason)
+    transformed = [frozen_axis(table, n, reason) for n in shape(eqn.outvars[0])[others:]]
+    return [(*axes[:others], *transformed)]
+
+
+RULES["fft"] = Rule(_relate_fft)
 RULES["sort"] = Rule(_relate_sort)
 RULES["top_k"] = Rule(_relate_top_k)

@@ -14,6 +14,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxprune.errors import UserError
+from jaxprune.networks.export.examples import Inputs
 
 _SIZES = (2, 3, 5)
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -29,30 +30,32 @@ Rewrites = Mapping[str, Callable[..., Any]]
 
 
 def for_any_batch(
-    function: Callable[[Any], Any], x: Any, rewrites: Rewrites | None = None
-) -> Callable[[Any], list[Any]]:
+    function: Callable[..., Any], inputs: Inputs, rewrites: Rewrites | None = None
+) -> Callable[..., list[Any]]:
     """A function whose batch size may be symbolic when it is traced.
 
     Values that do not depend on the input are computed once, when it is traced.
 
     Args:
-        function: `function(x)` of a batch. It is traced at three batch sizes.
-        x: Any batch, `[B, ...]`; only its shape and type matter.
+        function: `function(*inputs)` of a batch. It is traced at three batch sizes.
+        inputs: Any batch; only shapes and types matter.
         rewrites: Replacements for some primitives.
 
     Returns:
-        A function of `[B, ...]`, B a number or a symbolic dimension, that returns the leaves of
-        `function(x)`. Calls are inlined and custom derivatives dropped.
+        A function of the leaves of the inputs, whose batch size may be symbolic, that returns the
+        leaves of what `function` returns. Calls are inlined and custom derivatives dropped.
 
     Raises:
         UserError: An equation, which is named, depends on the batch size other than by shapes that
             grow linearly with it. (The returned function raises it.)
     """
-    jaxprs = [
-        jax.make_jaxpr(function)(jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype))
-        for size in _SIZES
-    ]
-    return lambda x: _evaluate(jaxprs, [x], x.shape[0], rewrites or {})
+    jaxprs = [jax.make_jaxpr(function)(*inputs.of_size(size)) for size in _SIZES]
+
+    def evaluate(*leaves: Any) -> list[Any]:
+        sizes = (x.shape[0] for x, each in zip(leaves, inputs.batched, strict=True) if each)
+        return _evaluate(jaxprs, leaves, next(sizes, 1), rewrites or {})
+
+    return evaluate
 
 
 def _evaluate(
@@ -68,6 +71,8 @@ def _evaluate(
             return values[variables[0]]
         return _same([variable.val for variable in variables])
 
+    if len({len(each.jaxpr.eqns) for each in jaxprs}) > 1:
+        raise UserError("the network computes something else at another batch size")
     for eqns in zip(*(each.jaxpr.eqns for each in jaxprs), strict=True):
         name = eqns[0].primitive.name
         try:

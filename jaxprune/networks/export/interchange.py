@@ -13,21 +13,25 @@ from flax import linen
 
 from jaxprune.dependency import CompactNetwork
 from jaxprune.errors import UserError, first_line
+from jaxprune.files.trees import leaves_by_key, spelled
 from jaxprune.networks.agreement import difference
 from jaxprune.networks.export.batches import for_any_batch
+from jaxprune.networks.export.examples import read
+from jaxprune.networks.export.quiet import quiet
 
 
-def onnx(path: str | os.PathLike[str], small: CompactNetwork, x: Any) -> None:
+def onnx(path: str | os.PathLike[str], small: CompactNetwork, *inputs: Any) -> None:
     """Writes a compact network, with its parameters, as an ONNX model for any batch size.
 
-    jax2onnx (github.com/enpasos/jax2onnx) translates the network's equations; onnxruntime then runs
-    the model on `x`, and its outputs are compared with those of `small` before the file is written.
-    The only input is named "x" and has the layout of the network's: `[batch, ...]`.
+    jax2onnx (github.com/enpasos/jax2onnx) translates the network's equations. onnxruntime then runs
+    the model on `inputs` and on a batch of another size, and its outputs are compared with those of
+    `small` before the file is written. A single array is the input "x"; others have the names that
+    their places in the inputs give them, "0", "1", "0/mask". Prints and checks are left out.
 
     Args:
         path: The file. Its folder is made if missing.
         small: The network, with the parameters to write.
-        x: A batch of inputs, `[B, ...]`, on which the written network is checked.
+        *inputs: A batch of inputs as the network takes them, on which the model is checked.
 
     Raises:
         UserError: jax2onnx is not installed, it cannot translate one of the network's primitives
@@ -42,32 +46,40 @@ def onnx(path: str | os.PathLike[str], small: CompactNetwork, x: Any) -> None:
         raise UserError(
             f"ONNX needs packages that are not installed ({error}); pip install 'jaxprune[onnx]'"
         ) from error
-    x = np.asarray(x)
-    network = for_any_batch(lambda x: small(small.params, x), x, _REWRITES)
-    shape = ("batch", *x.shape[1:])
+    given = read(inputs)
+    names = [spelled(key) for key, _ in leaves_by_key(inputs)] if len(given.leaves) > 1 else ["x"]
+    silent = quiet(lambda *inputs: small(small.params, *inputs))
+    network = for_any_batch(silent, given, _REWRITES)
     try:
         model = jax2onnx.to_onnx(
-            lambda x: tuple(network(x)),
-            inputs=[jax.ShapeDtypeStruct(shape, x.dtype)],
-            input_names=["x"],
+            lambda *leaves: tuple(network(*leaves)),
+            inputs=[
+                jax.ShapeDtypeStruct(("batch", *leaf.shape[1:]) if each else leaf.shape, leaf.dtype)
+                for leaf, each in zip(given.leaves, given.batched, strict=True)
+            ],
+            input_names=names,
         )
     except UserError:
         raise
     except Exception as error:  # whatever the translations of hundreds of primitives bring up
         raise UserError(f"the network cannot be written as ONNX: {first_line(error)}") from error
     content = model.SerializeToString()
-    try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        outputs = session.run(None, {"x": x})
-    except Exception as error:
-        raise UserError(
-            f"onnxruntime cannot run the translated network: {first_line(error)}"
-        ) from error
-    found = difference(outputs, jax.tree.leaves(jax.jit(small)(small.params, x)))
-    if found:
-        raise UserError(
-            f"the translated network does not compute what the network computes: {found}"
-        )
+    wanted = jax.jit(silent)
+    for values in (*given.trials(given.batch), *given.trials(given.batch + 1)):
+        arrays = dict(zip(names, map(np.asarray, jax.tree.leaves(values)), strict=True))
+        try:
+            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+            taken = {each.name for each in session.get_inputs()}
+            outputs = session.run(None, {name: arrays[name] for name in names if name in taken})
+        except Exception as error:
+            raise UserError(
+                f"onnxruntime cannot run the translated network: {first_line(error)}"
+            ) from error
+        found = difference(outputs, jax.tree.leaves(wanted(*values)))
+        if found:
+            raise UserError(
+                f"the translated network does not compute what the network computes: {found}"
+            )
     path = Path(path).expanduser().resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

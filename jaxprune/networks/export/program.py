@@ -1,20 +1,24 @@
-"""A compact network as StableHLO with a free batch size."""
+"""A compact network as StableHLO, with a free batch size where its examples are independent."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax import export as jax_export
 
 from jaxprune.dependency import CompactNetwork
+from jaxprune.errors import UserError, first_line
+from jaxprune.files.trees import plain
+from jaxprune.networks.agreement import difference
+from jaxprune.networks.export.examples import Inputs, influences, over_examples, read
+from jaxprune.networks.export.quiet import quiet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """Where the exported programs run."""
 
 
-def stablehlo(small: CompactNetwork, x: Any) -> jax_export.Exported:
-    """A compact network as a StableHLO program for any batch size, on CPU, CUDA and TPU.
+def stablehlo(small: CompactNetwork, *inputs: Any) -> jax_export.Exported:
+    """A compact network as a StableHLO program, on CPU, CUDA and TPU.
 
     ::
 
@@ -23,45 +27,110 @@ def stablehlo(small: CompactNetwork, x: Any) -> jax_export.Exported:
         text = exported.mlir_module()
         content = exported.serialize()  # jax.export.deserialize reads it, without the model's code
 
+    The program takes any number of examples if the network treats them independently, as networks
+    do in inference mode. If they depend on each other, as nodes of a graph do, or if a result sums
+    over them, as a balancing loss does, it takes as many as `inputs` hold. It is compared with the
+    network at that size, and at another one if it takes any. Prints and checks are left out.
+
     `jaxprune.save` writes it to a folder together with the parameters.
 
     Args:
-        small: The network. It must treat the examples of a batch independently, as networks do in
-            inference mode: the batch size is left open by mapping over examples. (A compact network
-            is specialised to concrete shapes and cannot be traced with a symbolic size.)
-        x: Any batch of inputs, `[B, ...]`; only its shape and type matter.
+        small: The network.
+        *inputs: A batch of inputs as the network takes them: arrays, or trees of arrays. Arrays
+            whose leading axis is as long as that of the first are batches, others belong to all
+            examples.
 
     Returns:
-        The program; its `call(params, x)` takes a tree like `small.params` and `[batch, ...]`.
+        The program; its `call(params, *inputs)` takes a tree like `small.params`.
+
+    Raises:
+        UserError: The network calls Python, or its program computes something else.
     """
-    params = jax.eval_shape(lambda: small.params)
-    return export(over_examples(small), (params,), np.shape(x)[1:], jax.numpy.result_type(x))
+    return checked(small, (small.params,), read(inputs))
 
 
-def export(
-    function: Callable[..., Any],
-    leading: tuple[Any, ...],
-    example_shape: tuple[int, ...],
-    dtype: Any,
+def checked(
+    function: Callable[..., Any], leading: tuple[Any, ...], inputs: Inputs, own_size: bool = False
 ) -> jax_export.Exported:
-    """Exports `function(*leading, x)` for a symbolic number of examples.
+    """Exports a function, reads the program back and compares it with the function.
 
     Args:
-        function: What is exported.
-        leading: The arguments before x, such as parameters: trees of `jax.ShapeDtypeStruct`s.
-        example_shape: Shape of one example, without the batch axis.
-        dtype: Data type of the examples.
+        function: `function(*leading, *inputs)`.
+        leading: Its arguments before the inputs, such as parameters.
+        inputs: A batch.
+        own_size: Whether the program takes only as many examples as `inputs` hold, in any case.
+
+    Raises:
+        UserError: The function calls Python, or its program computes something else.
     """
-    batch = jax_export.symbolic_shape("batch")
-    x = jax.ShapeDtypeStruct((*batch, *example_shape), dtype)
-    return jax_export.export(jax.jit(function), platforms=PLATFORMS)(*leading, x)
+    silent = quiet(lambda *arguments: _portable(function(*arguments)))
+    wanted = jax.jit(silent)
+    if not own_size:
+        try:
+            network = over_examples(silent, leading, inputs)
+            (batch,) = jax_export.symbolic_shape("batch")
+            program = network and _export(network, leading, inputs.of_size(batch))
+            sizes = (inputs.batch, inputs.batch + 1)
+            if (
+                program
+                and not influences(wanted, leading, inputs)
+                and not _unlike(program, wanted, leading, inputs, sizes)
+            ):
+                return program
+        except UserError:
+            raise
+        except Exception:  # what a function raises that is made for batches of one size
+            pass
+    try:
+        program = _export(silent, leading, inputs.of_size(inputs.batch))
+    except UserError:
+        raise
+    except Exception as error:  # hundreds of primitives, each with its own complaints
+        raise UserError(
+            f"the network cannot be written as StableHLO: {first_line(error)}"
+        ) from error
+    found = _unlike(program, wanted, leading, inputs, (inputs.batch,))
+    if found:
+        raise UserError(
+            f"the exported program computes something else than the network ({found}); does the "
+            "network return the same when it is called twice?"
+        )
+    return program
 
 
-def over_examples(small: CompactNetwork) -> Callable[[Any, Any], Any]:
-    """The network `(params, x)`, evaluated for one example and mapped over any number of them."""
+def _unlike(
+    program: jax_export.Exported,
+    wanted: Callable[..., Any],
+    leading: tuple[Any, ...],
+    inputs: Inputs,
+    sizes: tuple[int, ...],
+) -> str | None:
+    """How a program differs from a function on batches of some sizes; None if it does not."""
+    for size in sizes:
+        for values in inputs.trials(size):
+            given = (*leading, *values)
+            found = difference(program.call(*given), wanted(*given), given)
+            if found:
+                return found
+    return None
 
-    def network(params: Any, x: Any) -> Any:
-        one = jax.vmap(lambda example: small(params, example[None]))(x)
-        return jax.tree.map(lambda outputs: outputs[:, 0], one)
 
-    return network
+def _portable(outputs: Any) -> Any:
+    """Outputs in dicts, lists and tuples alone: `jax.export` writes no other containers."""
+
+    def known(tree: Any) -> bool:
+        children = tree.children()
+        kind = tree.node_data()
+        builtin = kind is None or kind[0] in (dict, list, tuple, type(None))
+        return builtin and all(map(known, children))
+
+    return outputs if known(jax.tree.structure(outputs)) else plain(outputs)
+
+
+def _export(
+    function: Callable[..., Any], leading: tuple[Any, ...], inputs: tuple[Any, ...]
+) -> jax_export.Exported:
+    """The program as it is read back from its bytes; `inputs` are shapes, also symbolic ones."""
+    shapes = jax.eval_shape(lambda: leading)
+    exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes, *inputs)
+    return jax_export.deserialize(exported.serialize())

@@ -175,7 +175,7 @@ def newer_model(folder):
 def newer_checkpoint(folder):
     """The same of the arrays alone."""
     newer_model(folder)
-    change(folder / "it" / "widths.json", "format", 1)
+    change(folder / "it" / "widths.json", "format", 2)
     change(folder / "it" / "arrays" / "leaves.json", "format", 99)
 
 

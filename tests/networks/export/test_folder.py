@@ -46,7 +46,9 @@ def saved(tmp_path_factory):
     masks = {first: np.array([1, 0, 0, 1, 0, 1]), second: np.array([1, 1, 0, 1, 1])}
     small = compact(mlp, structure, params, masks)
     run = tmp_path_factory.mktemp("run")
-    export.save(run / "model", small, np.zeros((2, 4), np.float32), {"classes": ["a", "b"]})
+    export.save(
+        run / "model", small, np.zeros((2, 4), np.float32), metadata={"classes": ["a", "b"]}
+    )
     kept = [np.flatnonzero(masks[first]), np.flatnonzero(masks[second])]
     expected = [
         (params[0][0][:, kept[0]], params[0][1][kept[0]]),
@@ -134,7 +136,8 @@ def test_widths_are_readable_json(saved):
     run, (first, _), _ = saved
     description = json.loads((run / "model" / "widths.json").read_text())
     assert description["widths"][first] == 3
-    assert description["input"] == {"shape": [4], "dtype": "float32"}
+    assert description["inputs"] == [{"key": [0], "shape": [None, 4], "dtype": "float32"}]
+    assert description["batch"] is None
     assert description["program"]["platforms"] == ["cpu", "cuda", "tpu"]
 
 
@@ -166,8 +169,8 @@ def test_files_of_others_stay(saved, tmp_path):
 def test_a_loaded_network_shows_what_it_is(saved):
     run, (first, second), _ = saved
     assert repr(export.load(run)) == (
-        f"LoadedNetwork(widths={{'{first}': 3, '{second}': 4}}, input_shape=(4,), "
-        "input_dtype=dtype('float32'), metadata={'classes': ['a', 'b']})"
+        f"LoadedNetwork(widths={{'{first}': 3, '{second}': 4}}, "
+        "inputs=(0: float32(batch, 4),), batch=None, metadata={'classes': ['a', 'b']})"
     )
 
 
@@ -197,8 +200,8 @@ def test_damaged_files_are_recognised(saved, tmp_path, name):
 def test_models_of_newer_versions_are_named(saved, tmp_path):
     shutil.copytree(saved[0] / "model", tmp_path / "model")
     about = tmp_path / "model" / "widths.json"
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 2}))
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 3}))
     with pytest.raises(
-        UserError, match=r"newer version of jaxprune \(format 2, this one reads 1\)"
+        UserError, match=r"newer version of jaxprune \(format 3, this one reads 2\)"
     ):
         export.load(tmp_path)

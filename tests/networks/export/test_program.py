@@ -50,7 +50,7 @@ def test_the_program_can_be_read(small):
 
 
 def test_saved_and_loaded_by_the_names_of_the_package(small, tmp_path):
-    jaxprune.save(tmp_path / "small", small, examples(2), {"task": "a test"})
+    jaxprune.save(tmp_path / "small", small, examples(2), metadata={"task": "a test"})
     loaded = jaxprune.load(tmp_path / "small")
     assert loaded.metadata == {"task": "a test"}
     assert loaded.widths == small.widths
