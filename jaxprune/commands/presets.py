@@ -109,7 +109,7 @@ PAPER_RUN: dict[str, dict[str, Any]] = {
 """The same for the run."""
 
 UNPUBLISHED: dict[str, str] = {
-    "magnitude": "it has no settings",
+    "magnitude": "its settings are this project's",
     "random": "it is this project's",
     "sensitivity": "its settings are this project's",
     "knapsack": "its settings are this project's",
