@@ -11,6 +11,8 @@ What is here:
   * ``proximal_sgd``, ``proximal_adam``, ``fista``: ready-made optimizers.
   * ``dual_ascent``, ``dual_pid``: Lagrange multipliers moved by their violations;
     ``lagrangian`` pairs them with any loss and constraints.
+  * ``ramp``, ``healing``: when the proximal step begins to act, how it grows, and how the weights
+    that are left recover from it.
   * ``observe_sparsity``: exact zeros and empty groups, as a state anyone can log.
 """
 
@@ -19,6 +21,7 @@ from jaxprune.optim.accelerated import FistaState, fista, fista_eval_params
 from jaxprune.optim.dual import DualAscentState, DualPIDState, dual_ascent, dual_pid
 from jaxprune.optim.lagrangian import Lagrangian, LagrangianInfo, LagrangianState, lagrangian
 from jaxprune.optim.optimizers import proximal_adam, proximal_sgd
+from jaxprune.optim.phases import HealingState, healing, ramp
 from jaxprune.optim.sparsity import Sparsity, observe_sparsity, sparsity
 from jaxprune.optim.transform import (
     Prox,
@@ -33,6 +36,7 @@ __all__ = [
     "DualAscentState",
     "DualPIDState",
     "FistaState",
+    "HealingState",
     "Lagrangian",
     "LagrangianInfo",
     "LagrangianState",
@@ -45,12 +49,14 @@ __all__ = [
     "dual_pid",
     "fista",
     "fista_eval_params",
+    "healing",
     "lagrangian",
     "observe_sparsity",
     "prox",
     "proximal",
     "proximal_adam",
     "proximal_sgd",
+    "ramp",
     "scaled_proximal",
     "sparsity",
 ]

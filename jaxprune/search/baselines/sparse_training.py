@@ -198,6 +198,8 @@ class Method(NamedTuple):
         weights: `(plan, learner)` -> the variables with the gates taken into the weights.
         gates: `(config, structure, key)` -> the gates' parameters before training, `[N]`; None for
             methods without gates.
+        acts: `(plan, number)` -> whether the sparsity acts in the step of that number, bool `[]`;
+            where it does not, its strength stays as it is.
     """
 
     step: Callable[[Plan, Network, Learner, Step], tuple[Learner, Array]]
@@ -205,6 +207,7 @@ class Method(NamedTuple):
     scores: Callable[[Plan, Learner], Array]
     weights: Callable[[Plan, Learner], Any]
     gates: Callable[[Any, Structure, Array], Array] | None = None
+    acts: Callable[[Plan, Array], Any] = lambda plan, number: True
 
 
 class State(NamedTuple):
@@ -419,6 +422,7 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
         rate = plan.config.strength_rate / (plan.config.epochs * plan.steps)
         # Multiplied, not added to: strengths differ by orders of magnitude between networks.
         factor = jnp.exp(rate * jnp.clip(violation, -1.0, 1.0))
+        factor = jnp.where(method.acts(plan, number), factor, 1.0)
         learner = learner._replace(strength=learner.strength * factor)
     return learner, loss + now, number + 1
 

@@ -309,6 +309,31 @@ def test_cges_shares_early_and_competes_late(problem):
     np.testing.assert_allclose(steep, [0.3] * 12 + [0.0] * 8, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", [group_lasso, cges])
+def test_warm_up_and_healing(problem, method):
+    """Two epochs of nothing but training, two of shrinking, two in which zeros stay."""
+    settings = {"epochs": 6, "warm_up": 1 / 3, "healing": 1 / 3, "initial_strength": 0.1}
+    lines, zeros = [], []
+
+    def look(state, line):
+        lines.append(line)
+        plan = a_plan(problem, method.Config())
+        zeros.append(np.asarray(group_sparsity.norms(plan, state.learner.variables)) == 0)
+
+    method.search(method.Config(**settings), problem, KEY, progress=look)
+    in_use = [line["in_use"] for line in lines]
+    strength = [line["strength"] for line in lines]
+    assert in_use[:2] == [1, 1]
+    assert in_use[3] < 1
+    assert strength[:2] == pytest.approx([0.1, 0.1])
+    assert strength[2] > strength[1]
+    assert strength[3] == strength[4] == strength[5]
+    for later in zeros[4:]:
+        np.testing.assert_array_equal(later, zeros[3])
+    with pytest.raises(ValueError, match=r"must leave some of the training, not add up to 1\.2"):
+        method.Config(warm_up=0.5, healing=0.7)
+
+
 def test_larger_groups_pay_more_in_group_lasso(problem):
     """A step with nothing to learn: norms fall by rate * strength * root of the group's size."""
     plan = a_plan(problem, group_lasso.Config())
