@@ -54,6 +54,7 @@ QUICK_SEARCH: dict[str, dict[str, Any]] = {
     "autoprune": {"epochs": 8},
     "group_lasso": {"epochs": 8},
     "cges": {"epochs": 8},
+    "barrier": {"epochs": 8},
 }
 
 PAPER_SEARCH: dict[str, dict[str, Any]] = {
@@ -117,6 +118,7 @@ UNPUBLISHED: dict[str, str] = {
     "autoprune": "its paper's are not public",
     "group_lasso": "its papers give them for networks that are not bundled",
     "cges": "its paper's strength belongs to a network that is not bundled",
+    "barrier": "its paper's are for networks that are not bundled",
 }
 """Why a method has no preset "paper"."""
 

@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "autoprune": "jaxprune.search.baselines.autoprune",
     "group_lasso": "jaxprune.search.baselines.group_lasso",
     "cges": "jaxprune.search.baselines.cges",
+    "barrier": "jaxprune.search.baselines.barrier",
 }
 """{name: module}. The modules are imported when they are asked for."""
 

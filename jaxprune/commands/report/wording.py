@@ -30,6 +30,7 @@ METHODS = {
     "autoprune": "AutoPrune",
     "group_lasso": "group lasso",
     "cges": "combined group and exclusive sparsity",
+    "barrier": "budget-aware regularization",
 }
 """{method: its name in words}."""
 

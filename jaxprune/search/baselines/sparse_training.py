@@ -35,7 +35,7 @@ from jaxprune.training.recipes import Recipe, learning_rate, optimizer
 
 
 @dataclass(frozen=True)
-class Config:
+class Training:
     """Settings that all methods of sparse training share."""
 
     epochs: int = 30
@@ -47,6 +47,21 @@ class Config:
     strength: float | None = None
     """Weight of the sparsity in the loss; by default a multiplier that holds the budget."""
 
+    def __post_init__(self) -> None:
+        require(self, AT_LEAST_ONE, "epochs")
+        require(self, NOT_NEGATIVE, "strength")
+
+    def first_strength(self) -> float:
+        """The strength before training."""
+        if self.strength is None:
+            raise ValueError("strength must be a number, not None")
+        return self.strength
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """Settings of the methods whose strength can hold the budget."""
+
     initial_strength: float = 0.3
     """That multiplier before training."""
 
@@ -55,9 +70,12 @@ class Config:
     budget were in use all the time, and fall as fast if nothing were."""
 
     def __post_init__(self) -> None:
-        require(self, AT_LEAST_ONE, "epochs")
-        require(self, NOT_NEGATIVE, "strength")
+        super().__post_init__()
         require(self, POSITIVE, "initial_strength", "strength_rate")
+
+    def first_strength(self) -> float:
+        """The strength before training."""
+        return self.initial_strength if self.strength is None else self.strength
 
 
 class Learner(NamedTuple):
@@ -93,12 +111,14 @@ class Step(NamedTuple):
         held_out: random examples of the validation split.
         number: how many steps came before, int32 `[]`.
         key: PRNG key, consumed.
+        dense: the trained dense network's variables.
     """
 
     batch: Batch
     held_out: Batch
     number: Array
     key: Array
+    dense: Any
 
 
 class Plan(NamedTuple):
@@ -152,6 +172,7 @@ def descend(
     batch: Batch,
     gated: Callable[[Array], Array],
     penalty: Callable[[Array], Any] = lambda gates: 0.0,
+    fit: Callable[[Array], Array] | None = None,
 ) -> tuple[Learner, Array, Array]:
     """A step of the weights' optimizer.
 
@@ -162,6 +183,7 @@ def descend(
         batch: the examples.
         gated: the gates' parameters `[N]` -> what each channel is multiplied by, `[N]`.
         penalty: the gates' parameters `[N]` -> what is added to the loss, `[]`.
+        fit: the logits -> what they are fitted by, `[]`; by default the plan's cross-entropy.
 
     Returns:
         The learner after the step; the gradient of the gates' parameters, `[N]`; and the loss.
@@ -171,7 +193,8 @@ def descend(
     def loss(params: Any, gates: Array) -> tuple[Array, Any]:
         variables = {**learner.variables, "params": params}
         logits, new = network(variables, gated(gates), batch.x)
-        return plan.loss(logits, batch.y) + penalty(gates), new
+        fitted = plan.loss(logits, batch.y) if fit is None else fit(logits)
+        return fitted + penalty(gates), new
 
     (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
         params, learner.gates
@@ -226,7 +249,7 @@ class State(NamedTuple):
     archive: Archive
 
 
-def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
+def init(method: Method, config: Training, problem: Problem, key: Array) -> State:
     """The state before the first epoch.
 
     Raises:
@@ -244,20 +267,18 @@ def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
         gates=gates,
         optimizer=plan.optimizer().init(variables["params"]),
         gate_optimizer=plan.gate_optimizer().init(gates) if method.gates else (),
-        strength=jnp.float32(
-            config.initial_strength if config.strength is None else config.strength
-        ),
+        strength=jnp.float32(config.first_strength()),
     )
     return State(key, learner, np.int32(0), candidates.empty(problem.structure.num_channels))
 
 
-def finished(config: Config, state: State) -> bool:
+def finished(config: Training, state: State) -> bool:
     """Whether all epochs were trained."""
     return int(state.iteration) >= config.epochs
 
 
 def update(
-    method: Method, config: Config, problem: Problem, state: State
+    method: Method, config: Training, problem: Problem, state: State
 ) -> tuple[State, dict[str, Any]]:
     """One epoch.
 
@@ -289,7 +310,7 @@ def update(
 
 def search(
     method: Method,
-    config: Config,
+    config: Training,
     problem: Problem,
     key: Array,
     *,
@@ -339,7 +360,7 @@ def _material(problem: Problem) -> Material:
     return problem.trainer.material
 
 
-def _plan(config: Config, problem: Problem) -> Plan:
+def _plan(config: Training, problem: Problem) -> Plan:
     material = _material(problem)
     recipe = replace(material.recipe.resolved(), epochs=config.epochs)
     count = len(material.train[1])
@@ -384,7 +405,7 @@ def _epoch(
     shape = plan.steps, plan.batch_size
     order = jax.random.permutation(order_key, len(examples[1]))[: shape[0] * shape[1]]
     carry = learner, jnp.zeros(()), jnp.int32(number * plan.steps)
-    whole = functions, examples, held_out, order.reshape(shape), key
+    whole = functions, examples, held_out, order.reshape(shape), key, material.dense
     # On a CPU, the gradient of a convolution is slow inside a loop (JAX issue 12868).
     kernels = jax.tree.leaves(learner.variables["params"])
     if jax.default_backend() == "cpu" and any(leaf.ndim > 2 for leaf in kernels):
@@ -404,7 +425,7 @@ def _all_steps(method: Method, plan: Plan, whole: tuple, carry: tuple) -> tuple:
 
 
 def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -> tuple:
-    (function, preprocess), examples, held_out, order, key = whole
+    (function, preprocess), examples, held_out, order, key, dense = whole
     learner, loss, number = carry
     look_key, augment_key, step_key = jax.random.split(jax.random.fold_in(key, step), 3)
 
@@ -414,7 +435,7 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
 
     count = len(held_out[1])
     index = jax.random.randint(look_key, (min(plan.batch_size, count),), 0, count)
-    given = Step(batch(examples, order[step]), batch(held_out, index), number, step_key)
+    given = Step(batch(examples, order[step]), batch(held_out, index), number, step_key, dense)
     quick = lower(function, differentiated=True)
     learner, now = method.step(plan, quick, learner, given)
     if plan.config.strength is None:
