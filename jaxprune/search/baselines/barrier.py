@@ -18,9 +18,9 @@ paper, whose own code was not read.
 Departures: the cost is any that the budget limits and can be traced, relative to that of the dense
 network (the paper's is the volume of the feature maps), so that the strength is this project's; f
 ends at 1,000 instead of infinity, which a step that overshoots the ceiling would meet; gates are
-open with probability 0.9 at first, since the weights begin as the dense network's; the dense
-network answers with BatchNorm's statistics of the batch; the paper's blocks of mixed connectivity
-are not here.
+open with probability 0.9 at first, since the ceiling lets all of them stay; the dense network
+answers with BatchNorm's statistics of the batch; the paper's blocks of mixed connectivity are not
+here.
 """
 
 import functools
@@ -62,9 +62,6 @@ HIGHEST = 1e3
 @dataclass(frozen=True)
 class Config(sparse_training.Training):
     """Settings of budget-aware regularisation."""
-
-    from_dense: bool = True
-    """Begin with the trained dense network's weights; otherwise with fresh ones."""
 
     strength: float = 0.01
     """Weight of the expected cost, as a part of the dense network's, times the barrier."""

@@ -107,7 +107,7 @@ def problem():
 
 def quick(method, **settings):
     if method is barrier:  # the problem's dense network was not trained
-        settings = {"distill": 0.0, "from_dense": False, **settings}
+        settings = {"distill": 0.0, **settings}
     return method.Config(epochs=40, **settings)
 
 
