@@ -137,6 +137,8 @@ LAYERS: dict[str, int] = {
     "resnet20": 12,
     "resnet50": 37,
     "resnet56": 30,
+    "ghost_vgg16": 13,
+    "ghost_resnet20": 12,
 }
 """{model: its groups of channels}, one decision each."""
 
