@@ -9,6 +9,7 @@ What is here:
   * ``proximal``: the transform that lands ``params + updates`` on the prox; last in its chain.
     ``scaled_proximal`` is its exact counterpart for a preconditioner with a known diagonal.
   * ``proximal_sgd``, ``proximal_adam``, ``fista``: ready-made optimizers.
+  * ``admm``, ``surrogate_lagrangian``: weights that train freely, pulled towards a sparse copy.
   * ``dual_ascent``, ``dual_pid``: Lagrange multipliers moved by their violations;
     ``lagrangian`` pairs them with any loss and constraints.
   * ``ramp``, ``healing``: when the proximal step begins to act, how it grows, and how the weights
@@ -23,6 +24,12 @@ from jaxprune.optim.lagrangian import Lagrangian, LagrangianInfo, LagrangianStat
 from jaxprune.optim.optimizers import proximal_adam, proximal_sgd
 from jaxprune.optim.phases import HealingState, healing, ramp
 from jaxprune.optim.sparsity import Sparsity, observe_sparsity, sparsity
+from jaxprune.optim.splitting import (
+    ADMMState,
+    SurrogateState,
+    admm,
+    surrogate_lagrangian,
+)
 from jaxprune.optim.transform import (
     Prox,
     ProximalState,
@@ -33,6 +40,7 @@ from jaxprune.optim.transform import (
 )
 
 __all__ = [
+    "ADMMState",
     "DualAscentState",
     "DualPIDState",
     "FistaState",
@@ -44,7 +52,9 @@ __all__ = [
     "ProximalState",
     "ScaledProximalState",
     "Sparsity",
+    "SurrogateState",
     "adam_diagonal",
+    "admm",
     "dual_ascent",
     "dual_pid",
     "fista",
@@ -59,4 +69,5 @@ __all__ = [
     "ramp",
     "scaled_proximal",
     "sparsity",
+    "surrogate_lagrangian",
 ]

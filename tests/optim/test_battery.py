@@ -10,6 +10,7 @@ import pytest
 
 from jaxprune.optim import (
     adam_diagonal,
+    admm,
     dual_ascent,
     dual_pid,
     fista,
@@ -21,6 +22,7 @@ from jaxprune.optim import (
     proximal_sgd,
     ramp,
     scaled_proximal,
+    surrogate_lagrangian,
 )
 
 rate = optax.linear_schedule(0.1, 0.01, 5)
@@ -52,6 +54,14 @@ TRANSFORMS = {
         optax.sgd(0.1), proximal(prox.joint_sparsity, ramp(1, 3, 0.5), 0.1)
     ),
     "joint_sparsity_scaled": lambda: proximal_adam(0.1, prox.joint_sparsity, ramp(1, 3, 0.5)),
+    "admm": lambda: optax.chain(admm(prox.l1, 0.1, 0.5, every=2), optax.sgd(rate)),
+    "admm_scheduled": lambda: optax.chain(
+        admm(prox.joint_sparsity, ramp(0, 3, 0.5), optax.linear_schedule(0.1, 1.0, 5)),
+        optax.adam(0.1),
+    ),
+    "surrogate_lagrangian": lambda: optax.chain(
+        surrogate_lagrangian(prox.joint_sparsity, 0.5, every=2), optax.sgd(rate)
+    ),
     "heads": lambda: optax.chain(
         optax.sgd(0.1), proximal(functools.partial(prox.heads, axes={"w": 1, "b": 0}), 0.1, 0.1)
     ),
