@@ -50,7 +50,7 @@ class RunConfig:
 
     method: _Name = "mcts"
     """How masks are found: mcts, crl, acnn, amc, cacp, magnitude, random, sensitivity, knapsack,
-    evolution, l0, autoprune, group_lasso, cges or barrier."""
+    evolution, l0, autoprune, group_lasso, cges, barrier or admm."""
 
     dataset: _Name = "digits"
     """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""

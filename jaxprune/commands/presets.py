@@ -55,6 +55,7 @@ QUICK_SEARCH: dict[str, dict[str, Any]] = {
     "group_lasso": {"epochs": 8},
     "cges": {"epochs": 8},
     "barrier": {"epochs": 8},
+    "admm": {"epochs": 8},
 }
 
 PAPER_SEARCH: dict[str, dict[str, Any]] = {
@@ -119,6 +120,7 @@ UNPUBLISHED: dict[str, str] = {
     "group_lasso": "its papers give them for networks that are not bundled",
     "cges": "its paper's strength belongs to a network that is not bundled",
     "barrier": "its paper's are for networks that are not bundled",
+    "admm": "its papers' are for single weights",
 }
 """Why a method has no preset "paper"."""
 

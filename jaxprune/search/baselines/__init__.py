@@ -2,9 +2,9 @@
 
 `magnitude` and `random` prune without learning what to prune. `sensitivity`, `knapsack` and
 `evolution` choose each group's width by what candidates score. `hard_concrete` (L0), `autoprune`,
-`group_lasso`, `cges` and `barrier` train a network to be sparse. All are search methods like the
-agents, with Config, State, init, update, finished and search. `uniform_l1`, `global_l1` and
-`random_mask` return single masks. A method that trains is imported when it is first used.
+`group_lasso`, `cges`, `barrier` and `admm` train a network to be sparse. All are search methods
+like the agents, with Config, State, init, update, finished and search. `uniform_l1`, `global_l1`
+and `random_mask` return single masks. A method that trains is imported when it is first used.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ from jaxprune.search.baselines.random import random_mask
 
 if TYPE_CHECKING:
     from jaxprune.search.baselines import (
+        admm,
         autoprune,
         barrier,
         cges,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "admm",
     "autoprune",
     "barrier",
     "cges",

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxprune.costs.limits import Allowed
 from jaxprune.dependency import Structure
 from jaxprune.errors import UserError
 from jaxprune.scoring.lowering import lower
@@ -132,6 +133,8 @@ class Plan(NamedTuple):
         limit: what the cost may be.
         steps: steps of an epoch.
         batch_size: examples of a step.
+        allowed: the widths that the groups may have.
+        first: the plan -> what is done to the gradients before the optimizer; None: nothing.
     """
 
     config: Any
@@ -141,10 +144,14 @@ class Plan(NamedTuple):
     limit: float
     steps: int
     batch_size: int
+    allowed: Allowed | None = None
+    first: Callable[[Any], optax.GradientTransformation] | None = None
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """The recipe's optimizer for the weights."""
-        return optimizer(self.recipe, self.steps)
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The recipe's optimizer for the weights, which may be told the loss as `value`."""
+        own = optimizer(self.recipe, self.steps)
+        whole = own if self.first is None else optax.chain(self.first(self), own)
+        return optax.with_extra_args_support(whole)
 
     def gate_optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the gates, for methods that have some."""
@@ -199,7 +206,7 @@ def descend(
     (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
         params, learner.gates
     )
-    change, state = plan.optimizer().update(slope, learner.optimizer, params)
+    change, state = plan.optimizer().update(slope, learner.optimizer, params, value=value)
     variables = {**learner.variables, **new, "params": optax.apply_updates(params, change)}
     return learner._replace(variables=variables, optimizer=state), gate_slope, value
 
@@ -223,6 +230,7 @@ class Method(NamedTuple):
             methods without gates.
         acts: `(plan, number)` -> whether the sparsity acts in the step of that number, bool `[]`;
             where it does not, its strength stays as it is.
+        first: the plan -> what is done to the weights' gradients before the optimizer.
     """
 
     step: Callable[[Plan, Network, Learner, Step], tuple[Learner, Array]]
@@ -231,6 +239,7 @@ class Method(NamedTuple):
     weights: Callable[[Plan, Learner], Any]
     gates: Callable[[Any, Structure, Array], Array] | None = None
     acts: Callable[[Plan, Array], Any] = lambda plan, number: True
+    first: Callable[[Plan], optax.GradientTransformation] | None = None
 
 
 class State(NamedTuple):
@@ -255,7 +264,7 @@ def init(method: Method, config: Training, problem: Problem, key: Array) -> Stat
     Raises:
         UserError: the problem has no data to train with, or its cost must be measured.
     """
-    material, plan = _material(problem), _plan(config, problem)
+    material, plan = _material(problem), _plan(method, config, problem)
     key, weights_key, gates_key = jax.random.split(jnp.asarray(key), 3)
     assert problem.trainer is not None
     variables = material.dense if config.from_dense else problem.trainer.initial(weights_key)
@@ -288,7 +297,7 @@ def update(
         removed until the budget is met), `loss` (mean of the epoch), `in_use` (relative cost of
         the channels in use), `limit`, `strength`.
     """
-    material, plan = _material(problem), _plan(config, problem)
+    material, plan = _material(problem), _plan(method, config, problem)
     key, epoch_key = jax.random.split(state.key)
     learner, loss = _epoch(method, plan, material, state.learner, state.iteration, epoch_key)
     iteration = np.int32(state.iteration + 1)
@@ -341,7 +350,7 @@ def search(
         init(method, config, problem, key) if state is None else state,
         progress=progress,
     )
-    variables = method.weights(_plan(config, problem), state.learner)
+    variables = method.weights(_plan(method, config, problem), state.learner)
     archive = state.archive
     return SearchResult(archive.masks[0], archive, int(state.iteration), state, variables)
 
@@ -360,7 +369,7 @@ def _material(problem: Problem) -> Material:
     return problem.trainer.material
 
 
-def _plan(config: Training, problem: Problem) -> Plan:
+def _plan(method: Method, config: Training, problem: Problem) -> Plan:
     material = _material(problem)
     recipe = replace(material.recipe.resolved(), epochs=config.epochs)
     count = len(material.train[1])
@@ -373,6 +382,8 @@ def _plan(config: Training, problem: Problem) -> Plan:
         limit=problem.budget,
         steps=count // batch_size,
         batch_size=batch_size,
+        allowed=problem.allowed,
+        first=method.first,
     )
 
 

@@ -33,7 +33,7 @@ SEARCHES = {
     "evolution": [],
     **{
         name: ["--search.epochs", "8"]
-        for name in ("l0", "autoprune", "group_lasso", "cges", "barrier")
+        for name in ("l0", "autoprune", "group_lasso", "cges", "barrier", "admm")
     },
 }
 

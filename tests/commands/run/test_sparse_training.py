@@ -29,7 +29,7 @@ def cache(tmp_path_factory):
         "l0",
         *(
             pytest.param(m, marks=pytest.mark.slow)
-            for m in ("autoprune", "group_lasso", "cges", "barrier")
+            for m in ("autoprune", "group_lasso", "cges", "barrier", "admm")
         ),
     ],
 )

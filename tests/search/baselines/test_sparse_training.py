@@ -13,6 +13,7 @@ from jaxprune.costs.budgets import make_budgets
 from jaxprune.errors import UserError
 from jaxprune.files import checkpoint
 from jaxprune.search.baselines import (
+    admm,
     autoprune,
     barrier,
     cges,
@@ -32,6 +33,7 @@ METHODS = {
     "lasso": group_lasso,
     "cges": cges,
     "barrier": barrier,
+    "admm": admm,
 }
 RECIPE = training.Recipe(epochs=1, batch_size=32, learning_rate=0.2, weight_decay=0.0)
 TELLING = (1, 4, 6)
@@ -135,7 +137,7 @@ def test_the_telling_features_are_kept(problem, found, name):
     assert lines[-1]["best_accuracy"] == result.archive.validation[0]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "barrier"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("barrier", "admm")])
 def test_the_strength_follows_what_is_in_use(found, name):
     _, lines = found[name]
     in_use = np.array([line["in_use"] for line in lines])
