@@ -398,6 +398,35 @@ def test_the_loss_of_the_barrier_written_out(problem):
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("multipliers", ["admm", "surrogate"])
+def test_admm_pulls_the_weights_towards_a_copy_within_the_budget(problem, multipliers):
+    config = admm.Config(epochs=12, strength=0.1, multipliers=multipliers)
+    result = admm.search(config, problem, KEY)
+    learner = result.state.learner
+    copy = learner.optimizer[0].copy
+    kernels = [np.asarray(copy[name]["kernel"]) for name in ("hidden", "out")]
+    alive = np.concatenate([kernel.any(1) for kernel in kernels])
+    assert alive.sum() == 10  # of 20 neurons, half
+    np.testing.assert_array_equal(alive, result.mask)
+    weights = [np.asarray(learner.variables["params"][n]["kernel"]) for n in ("hidden", "out")]
+    sizes = np.concatenate([np.sqrt((w**2).mean(1)) for w in weights])
+    assert sizes[~alive].max() < 0.5 * np.median(sizes[alive])
+    assert int(optim.sparsity(learner.variables["params"]).zeros["out"]["kernel"]) == 0
+
+
+def test_the_copy_of_admm_by_hand(problem):
+    """Ten of twenty channels stay: those with the largest root mean squares."""
+    params = problem.trainer.initial(KEY)["params"]
+    plan = a_plan(problem, admm.Config())._replace(allowed=problem.allowed)
+    found = admm.project(plan, params, 1.0, 1.0)
+    kernels = [np.asarray(params[name]["kernel"]) for name in ("hidden", "out")]
+    sizes = np.concatenate([np.sqrt((kernel**2).mean(1)) for kernel in kernels])
+    keep = sizes >= np.sort(sizes)[-10]
+    for name, kernel, kept in zip(("hidden", "out"), kernels, (keep[:12], keep[12:]), strict=True):
+        np.testing.assert_array_equal(found[name]["kernel"], kernel * kept[:, None])
+        np.testing.assert_array_equal(found[name]["bias"], params[name]["bias"])
+
+
 def test_larger_groups_pay_more_in_group_lasso(problem):
     """A step with nothing to learn: norms fall by rate * strength * root of the group's size."""
     plan = a_plan(problem, group_lasso.Config())
@@ -429,6 +458,8 @@ def test_without_data_it_says_what_is_missing(problem):
         (cges, {"first_mu": 1.5}, r"first_mu must lie in \[0, 1\], not 1.5"),
         (barrier, {"distill": 1.5}, r"distill must lie in \[0, 1\], not 1.5"),
         (barrier, {"margin": 0.0}, "margin must be positive, not 0.0"),
+        (admm, {"strength": 0.0}, "strength must be positive, not 0.0"),
+        (admm, {"multipliers": "slr"}, "multipliers must be .*admm, surrogate.*"),
     ],
 )
 def test_bad_settings_are_refused(method, settings, message):
