@@ -29,7 +29,10 @@ SEARCHES = {
     "sensitivity": {"iterations": 3, "points": 4},
     "knapsack": {"iterations": 3, "points": 4},
     "evolution": {"candidates": 50, "batch": 8, "points": 4},
-    **{name: {"epochs": 5} for name in ("l0", "autoprune", "group_lasso", "cges")},
+    **{
+        name: {"epochs": 5}
+        for name in ("l0", "autoprune", "group_lasso", "cges", "barrier", "admm")
+    },
 }
 
 

@@ -50,14 +50,15 @@ class RunConfig:
 
     method: _Name = "mcts"
     """How masks are found: mcts, crl, acnn, amc, cacp, magnitude, random, sensitivity, knapsack,
-    evolution, l0, autoprune, group_lasso or cges."""
+    evolution, l0, autoprune, group_lasso, cges, barrier or admm."""
 
     dataset: _Name = "digits"
     """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""
 
     model: _OptionalName = None
     """The network: cnn, lenet300, lenet5, mlp, vgg11, vgg16, vgg19, resnet18, resnet20, resnet50,
-    resnet56; by default cnn for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
+    resnet56, ghost_vgg16, ghost_resnet20; by default cnn for digits, lenet5 for the MNISTs,
+    resnet20 for cifar10."""
 
     prune_inputs: bool = False
     """Let input features be removed too, where the first layer reads them one by one."""

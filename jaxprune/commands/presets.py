@@ -54,6 +54,8 @@ QUICK_SEARCH: dict[str, dict[str, Any]] = {
     "autoprune": {"epochs": 8},
     "group_lasso": {"epochs": 8},
     "cges": {"epochs": 8},
+    "barrier": {"epochs": 8},
+    "admm": {"epochs": 8},
 }
 
 PAPER_SEARCH: dict[str, dict[str, Any]] = {
@@ -109,7 +111,7 @@ PAPER_RUN: dict[str, dict[str, Any]] = {
 """The same for the run."""
 
 UNPUBLISHED: dict[str, str] = {
-    "magnitude": "it has no settings",
+    "magnitude": "its settings are this project's",
     "random": "it is this project's",
     "sensitivity": "its settings are this project's",
     "knapsack": "its settings are this project's",
@@ -117,6 +119,8 @@ UNPUBLISHED: dict[str, str] = {
     "autoprune": "its paper's are not public",
     "group_lasso": "its papers give them for networks that are not bundled",
     "cges": "its paper's strength belongs to a network that is not bundled",
+    "barrier": "its paper's are for networks that are not bundled",
+    "admm": "its papers' are for single weights",
 }
 """Why a method has no preset "paper"."""
 
@@ -135,6 +139,8 @@ LAYERS: dict[str, int] = {
     "resnet20": 12,
     "resnet50": 37,
     "resnet56": 30,
+    "ghost_vgg16": 13,
+    "ghost_resnet20": 12,
 }
 """{model: its groups of channels}, one decision each."""
 

@@ -65,13 +65,13 @@ def prune(
       cost: what is limited, one of `costs.NAMES` or a function `cost(structure, masks)`.
       budget: the fraction of the dense cost that may remain, in (0, 1].
       importance: one of `importance.NAMES`, or a function `(structure, params) -> [num_channels]`.
-      scope: how channels of different groups are compared: "global", "uniform" or "raw", see
-        `select`.
+      scope: how channels of different groups are compared: "global", "uniform", "isomorphic" or
+        "raw", see `select`.
       limits: which widths are allowed.
       ignore: `fnmatch` patterns of layer paths whose channels must all stay.
       loss: `loss(outputs) -> []`, a mean over the examples with the labels closed over; for the
-        importances "taylor" and "taylor_activation".
-      gradients: in place of `loss` for "taylor", a tree like `params`.
+        importances "taylor", "taylor_activation", "snip", "grasp" and "obd".
+      gradients: in place of `loss` for "taylor" and "snip", a tree like `params`.
       key: a PRNG key, for the importance "random".
 
     Returns:

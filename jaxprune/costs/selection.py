@@ -10,6 +10,7 @@ import numpy as np
 from jaxprune.costs import counting, removals, within_groups
 from jaxprune.costs.budgets import round_up
 from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
+from jaxprune.costs.scopes import SCOPES, comparable
 from jaxprune.dependency import Masks, Structure
 from jaxprune.dependency.groups import check_structure
 from jaxprune.errors import UserError
@@ -17,9 +18,6 @@ from jaxprune.importance import checked
 
 Cost = str | Callable[[Structure, Masks], Any]
 """One of `costs.NAMES`, or any function `cost(structure, masks)` that returns a number."""
-
-SCOPES = ("global", "uniform", "raw")
-"""How channels of different groups are compared, see `select`."""
 
 
 def select(
@@ -48,8 +46,10 @@ def select(
       limits: which widths are allowed. Channels that they forbid are removed in any case.
       scope: how channels of different groups are compared. "global": by their scores divided by the
         mean score of their group. "uniform": by their rank within the group over its size, which
-        takes the same fraction of each. "raw": by the scores as they are, for criteria made to be
-        compared across layers (LAMP, Taylor, BatchNorm scales).
+        takes the same fraction of each. "isomorphic": by their scores as they are, but only among
+        groups that are alike, and the same fraction of each kind goes (see `costs.scopes`). "raw":
+        by the scores as they are, for criteria made to be compared across layers (LAMP, SNIP,
+        GraSP, Taylor, BatchNorm scales).
 
     Returns:
       {group: float32 [size]}, 1 = keep, 0 = remove.
@@ -122,11 +122,7 @@ class _Plan(NamedTuple):
 def _plan(structure: Structure, scores: Any, limits: Limits, scope: str) -> _Plan:
     permitted = allowed(structure, limits)
     rank = np.asarray(within_groups.rank(permitted.sizes, scores))
-    worth = {
-        "global": within_groups.relative(permitted.sizes, scores),
-        "uniform": (rank + 0.5) / within_groups.size(permitted.sizes),
-        "raw": scores,
-    }[scope]
+    worth = comparable(structure, scores, scope)
     turn = removals.turns(permitted, rank, np.asarray(worth, np.float32))
     return _Plan(turn, removals.removals(permitted).total)
 

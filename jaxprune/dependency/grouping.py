@@ -255,8 +255,8 @@ def _places(
 ) -> tuple[tuple[int, int], ...]:
     """The axes of a parameter that an axis of a value made from it comes from."""
     same = [d for d, own in enumerate(axes) if len(own) == len(axis) and (own == axis).all()]
-    if (axis == FIXED).all():
-        return ()
+    if (axis == FIXED).all():  # one output, as of a regression: the axis that is not summed over
+        same = [d for d in same if not any(axes[d] is other for other in summed)]
     if same:
         return ((leaf, same[-1]),)
     apart = [own for own in axes if not any(own is other for other in summed)]

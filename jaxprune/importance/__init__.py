@@ -14,8 +14,10 @@ of their shapes up for each channel.
 from typing import TYPE_CHECKING
 
 from jaxprune.importance.criteria import NAMES, Criterion, check, checked, get, score
+from jaxprune.importance.curvature import grasp, obd
+from jaxprune.importance.lookahead import lookahead
 from jaxprune.importance.reconstruction import reconstruction
-from jaxprune.importance.sensitivity import activation, taylor, taylor_activation
+from jaxprune.importance.sensitivity import activation, snip, taylor, taylor_activation
 from jaxprune.importance.weights import (
     batch_norm_scale,
     fpgm,
@@ -38,15 +40,19 @@ __all__ = [
     "checked",
     "fpgm",
     "get",
+    "grasp",
     "l1",
     "l2",
     "lamp",
+    "lookahead",
+    "obd",
     "over_producers",
     "producing_kernels",
     "random",
     "reading_axes",
     "reconstruction",
     "score",
+    "snip",
     "taylor",
     "taylor_activation",
 ]

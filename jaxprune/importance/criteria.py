@@ -10,8 +10,10 @@ from jax import Array
 from jaxprune.dependency import Structure
 from jaxprune.dependency.concrete import put
 from jaxprune.errors import UserError
+from jaxprune.importance.curvature import grasp, obd
+from jaxprune.importance.lookahead import lookahead
 from jaxprune.importance.reconstruction import reconstruction
-from jaxprune.importance.sensitivity import activation, scalar, taylor, taylor_activation
+from jaxprune.importance.sensitivity import activation, scalar, snip, taylor, taylor_activation
 from jaxprune.importance.weights import batch_norm_scale, fpgm, l1, l2, lamp, random
 
 Criterion = Callable[[Structure, Any], Any]
@@ -23,12 +25,19 @@ _CRITERIA: dict[str, Callable[..., Array]] = {
     "batch_norm_scale": batch_norm_scale,
     "fpgm": fpgm,
     "lamp": lamp,
+    "lookahead": lookahead,
     "activation": activation,
     "reconstruction": reconstruction,
     "taylor": taylor,
     "taylor_activation": taylor_activation,
+    "snip": snip,
+    "grasp": grasp,
+    "obd": obd,
     "random": random,
 }
+
+_OF_GRADIENTS = ("taylor", "snip")
+_OF_LOSS = ("taylor_activation", "grasp", "obd")
 
 NAMES: tuple[str, ...] = tuple(_CRITERIA)
 """The criteria that have a name."""
@@ -67,9 +76,10 @@ def score(
       apply: `apply(params, x)`, in inference mode.
       params: the dense parameters.
       x: examples [B, ...], for criteria that look at data.
-      loss: `loss(outputs) -> []`; needed by "taylor_activation", and by "taylor" without gradients.
-      gradients: for "taylor", a tree like `params`; by default the gradients of `loss` on `x`.
-      key: needed by "random".
+      loss: `loss(outputs) -> []`; needed by "taylor_activation", "grasp" and "obd", and by "taylor"
+        and "snip" without gradients.
+      gradients: for "taylor" and "snip", a tree like `params`; by default those of `loss` on `x`.
+      key: needed by "random"; "obd" has a fixed one by default.
 
     Returns:
       float32 [num_channels].
@@ -88,14 +98,15 @@ def score(
         scores = activation(structure, apply, params, x)
     elif criterion == "reconstruction":
         scores = reconstruction(structure, apply, params, x)
-    elif criterion == "taylor" and gradients is not None:
-        scores = taylor(structure, params, gradients)
-    elif criterion == "taylor":
+    elif criterion in _OF_GRADIENTS:
+        if gradients is None:
+            assert loss is not None
+            gradients = _gradients(apply, params, x, loss)
+        scores = get(criterion)(structure, params, gradients)
+    elif criterion in _OF_LOSS:
         assert loss is not None
-        scores = taylor(structure, params, _gradients(apply, params, x, loss))
-    elif criterion == "taylor_activation":
-        assert loss is not None
-        scores = taylor_activation(structure, apply, params, x, loss)
+        options = {"key": key} if criterion == "obd" else {}
+        scores = get(criterion)(structure, apply, params, x, loss, **options)
     else:
         scores = get(criterion)(structure, params)
     return checked(structure, scores)
@@ -120,11 +131,13 @@ def check(
     if callable(criterion):
         return
     get(criterion)
-    missing = {
-        "random": key is None and "key=jax.random.key(...)",
-        "taylor": loss is None and gradients is None and "loss=... or gradients=...",
-        "taylor_activation": loss is None and "loss=...",
-    }.get(criterion)
+    missing = ""
+    if criterion == "random" and key is None:
+        missing = "key=jax.random.key(...)"
+    elif criterion in _OF_GRADIENTS and loss is None and gradients is None:
+        missing = "loss=... or gradients=..."
+    elif criterion in _OF_LOSS and loss is None:
+        missing = "loss=..."
     if missing:
         raise UserError(f"importance {criterion!r} needs {missing}")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxprune.dependency import Structure, activity, masked
-from jaxprune.dependency.concrete import put
+from jaxprune.dependency.concrete import namespace, put
 from jaxprune.dependency.dtypes import dtype_of
 from jaxprune.errors import UserError
 from jaxprune.importance.positions import sums_at
@@ -52,6 +52,41 @@ def taylor(structure: Structure, params: Any, gradients: Any) -> Array:
     slopes = producing_kernels(structure, gradients)
     changes = [(kernel * slope).real for kernel, slope in zip(kernels, slopes, strict=True)]
     return put(over_producers(structure, changes) ** 2)
+
+
+def snip(structure: Structure, params: Any, gradients: Any) -> Array:
+    """A channel's part of the loss's sensitivity to connections.
+
+    SNIP (Lee, Ajanthan and Torr, ICLR 2019, arXiv 1810.02340, eqs. 3 to 5) multiplies each weight
+    by an indicator c = 1 and gives it `|dL/dc_j| / sum_k |dL/dc_k|`, with `dL/dc = w dL/dw`. A
+    channel has the sum over the weights that produce it. It is meant for networks before training,
+    and for a ranking of all channels of the network: `scope="raw"` of `select`.
+
+    Coupled layers: the sum over all of them.
+
+    Departure: channels instead of single weights. Unlike `taylor`, which adds up with signs before
+    it squares, changes of opposite sign do not cancel.
+
+    Args:
+      structure: what `trace` returned.
+      params: the parameters.
+      gradients: the gradient of the loss, a tree like `params`.
+
+    Returns:
+      float32 [num_channels], at least 0; over the kernels of all layers they add up to 1, over the
+      channels to less where some cannot be removed.
+
+    Raises:
+      ValueError: params or gradients do not fit the structure.
+    """
+    kernels = producing_kernels(structure, params)
+    slopes = producing_kernels(structure, gradients)
+    changes = [abs(kernel * slope) for kernel, slope in zip(kernels, slopes, strict=True)]
+    # A kernel with two axes that produce channels is there twice.
+    of_leaf = {leaf: c for (leaf, _), c in zip(structure.producers, changes, strict=True)}
+    total = sum(change.sum() for change in of_leaf.values())
+    xp = namespace(changes)
+    return put(over_producers(structure, changes) / xp.where(total > 0, total, 1))
 
 
 def taylor_activation(

@@ -24,6 +24,8 @@ METHODS: dict[str, str] = {
     "autoprune": "jaxprune.search.baselines.autoprune",
     "group_lasso": "jaxprune.search.baselines.group_lasso",
     "cges": "jaxprune.search.baselines.cges",
+    "barrier": "jaxprune.search.baselines.barrier",
+    "admm": "jaxprune.search.baselines.admm",
 }
 """{name: module}. The modules are imported when they are asked for."""
 

@@ -236,4 +236,5 @@ def _of_images(model: str, name: RecipeName) -> Recipe:
         return _CIFAR10_SHORT
     if name == "paper":
         return _CIFAR10_PAPER
-    return _CIFAR10_NARROW if model in ("cnn", "lenet5", "resnet20", "resnet56") else _CIFAR10
+    narrow = ("cnn", "lenet5", "resnet20", "resnet56", "ghost_resnet20")
+    return _CIFAR10_NARROW if model in narrow else _CIFAR10

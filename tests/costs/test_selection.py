@@ -53,6 +53,19 @@ def test_uniform_by_hand():
     np.testing.assert_array_equal(found, [1, 0, 1, 0, 1, 1, 1, 0, 0, 0])
 
 
+def test_isomorphic_by_hand():
+    # layer0 and layer1 are alike, the features of the input are of another kind: half of each go.
+    structure = trace(
+        lambda p, x: x @ p["a"] @ p["b"] @ p["c"],
+        {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 4)), "c": jnp.ones((4, 2))},
+        jnp.ones((1, 2)),
+        prune_inputs=True,
+    )
+    scores = np.float32([700, 800, 1, 5, 2, 3, 4, 6])
+    masks = select(structure, scores, "neurons", 0.5, scope="isomorphic")
+    np.testing.assert_array_equal(structure.flatten(masks), [0, 1, 0, 1, 0, 0, 1, 1])
+
+
 def test_multiples_go_together_by_hand():
     # Units of two. Raw means 1.5, 3.5 and 3, 6: the first of each leaves 4 of 8.
     scores = [4, 1, 3, 2, 7, 1, 5, 5]
@@ -169,6 +182,9 @@ def one_by_one(structure, scores, cost, budget, limits, scope):
         worth = [p / p.mean() if p.mean() > 0 else p for p in parts]
     elif scope == "raw":
         worth = parts
+    elif scope == "isomorphic":  # all groups of a chain are alike
+        flat = np.concatenate(parts)
+        worth = np.split(flat.argsort(kind="stable").argsort() + 0.5, np.cumsum(sizes)[:-1])
     else:
         worth = [(o.argsort() + 0.5) / len(o) for o in orders]
     allowed = choices(structure, limits)
@@ -218,7 +234,7 @@ LIMITS = st.builds(
     scores=st.lists(st.integers(0, 40), min_size=24, max_size=24),
     cost=st.sampled_from(costs.NAMES),
     budget=st.floats(0.15, 0.95),
-    scope=st.sampled_from(["global", "uniform", "raw"]),
+    scope=st.sampled_from(["global", "uniform", "isomorphic", "raw"]),
 )
 def test_limits_hold_the_budget_is_met_and_one_unit_fewer_breaks_it(
     limits, scores, cost, budget, scope
@@ -291,7 +307,10 @@ def test_a_cost_of_ones_own_that_rises_in_between():
         ({"budget": 0.0}, r"budget 0 is outside \(0, 1\]"),
         ({"budget": 1.5}, r"budget 1\.5 is outside"),
         ({"cost": "flops"}, "unknown cost 'flops'; the costs are: macs"),
-        ({"scope": "local"}, "unknown scope 'local'; the scopes are: global, uniform, raw"),
+        (
+            {"scope": "local"},
+            "unknown scope 'local'; the scopes are: global, uniform, isomorphic, raw",
+        ),
         ({"limits": Limits(min_size=3)}, "min_size 3 is above the 2 channels of group 'layer1'"),
         ({"limits": Limits(round_to=8)}, "keep every group whole, .* round_to 8"),
         ({"cost": lambda s, m: 0.0}, "cost of the whole network is 0"),

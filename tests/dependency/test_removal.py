@@ -28,6 +28,7 @@ LONG = {
     "resnet18": (8, 8, 3),
     "resnet50": (8, 8, 3),
     "resnet56": (8, 8, 3),
+    "ghost_resnet20": (8, 8, 3),
 }
 
 

@@ -52,6 +52,31 @@ def test_taylor_vanishes_where_batch_norm_normalises_by_the_batch(residual):
     assert found["conv2"].max() < 1e-6 * found["hidden"].max()
 
 
+def test_snip_is_the_sensitivity_to_indicators(residual):
+    """Against the derivative in an indicator for every weight, eqs. 3 to 5 of the paper."""
+    variables = residual.variables
+    names = ("conv1", "conv2", "conv3", "hidden", "out")
+    kernels = {name: variables["params"][name]["kernel"] for name in names}
+
+    def loss(indicators):
+        layers = dict(variables["params"])
+        for name in names:
+            layers[name] = {**layers[name], "kernel": kernels[name] * indicators[name]}
+        return cross_entropy(residual.apply({**variables, "params": layers}, residual.x))
+
+    slopes = jax.jit(jax.grad(loss))(jax.tree.map(jnp.ones_like, kernels))
+    sizes = {name: np.abs(np.asarray(slope, np.float64)) for name, slope in slopes.items()}
+    total = sum(size.sum() for size in sizes.values())
+    sums = {name: size.reshape(-1, size.shape[-1]).sum(0) / total for name, size in sizes.items()}
+
+    gradients = jax.jit(jax.grad(lambda v: cross_entropy(residual.apply(v, residual.x))))(variables)
+    scores = importance.snip(residual.structure, variables, gradients)
+    found = residual.structure.unflatten(scores)
+    np.testing.assert_allclose(found["conv1"], sums["conv1"] + sums["conv3"], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(found["conv2"], sums["conv2"], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(found["hidden"], sums["hidden"], rtol=1e-3, atol=1e-7)
+
+
 def test_taylor_activation_is_the_change_of_a_linear_loss():
     """The hidden layer is read by one linear layer, the loss is a sum: the expansion is exact."""
     keys = jax.random.split(jax.random.key(0), 3)

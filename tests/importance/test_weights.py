@@ -199,3 +199,29 @@ def test_params_that_do_not_fit_are_refused(residual):
     for name in ("l1", "l2", "batch_norm_scale", "fpgm", "lamp"):
         with pytest.raises(ValueError, match="another tree"):
             importance.get(name)(residual.structure, residual.variables["params"])
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_last_layer_reads_channels_whatever_its_number_of_outputs(outputs):
+    """Of regressions and critics, too: methods of group sparsity shrink what leaves a channel."""
+    params = {
+        "in": jnp.ones((3, 4)),
+        "flax": jnp.ones((4, outputs)),
+        "torch": jnp.ones((outputs, 4)),
+        "conv": jnp.ones((1, 1, 4, outputs)),
+    }
+
+    def apply(params, x):
+        x = x @ params["in"]
+        maps = jax.lax.conv_general_dilated(
+            x[:, None, None],
+            params["conv"],
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return x @ params["flax"] + x @ params["torch"].T + maps[:, 0, 0]
+
+    structure = trace(apply, params, jnp.ones((1, 3)))
+    found = {(structure.paths[leaf], axis) for leaf, axis in importance.reading_axes(structure)}
+    assert found == {("conv", 2), ("flax", 0), ("torch", 1)}

@@ -1,16 +1,21 @@
 """The bundled models: published sizes, layer names, BatchNorm, and the same numbers as PyTorch."""
 
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.extend import core
 
+from jaxprune import compact, linen_module, masked, trace
 from jaxprune.errors import UserError
 from jaxprune.networks import bundled
+from jaxprune.networks.bundled.ghost import Ghost
 from jaxprune.networks.bundled.resnet import Block
+from jaxprune.networks.bundled.vgg import STAGES
 
 IMAGE_SHAPES = {"cnn": (8, 8, 1), "lenet300": (28, 28, 1), "lenet5": (28, 28, 1)}
 
@@ -73,6 +78,9 @@ SIZES = {
     "resnet50": (23_520_842, 1_297_829_888, 23.52, 1298),
     "resnet20": (272_474, 40_813_184, 0.27, 41),
     "resnet56": (855_770, 125_747_840, 0.86, 126),
+    # Han et al. 2020, table 3, count 7.7 M parameters with a classifier of two layers.
+    "ghost_vgg16": (7_387_818, 157_847_552, 7.39, 158),
+    "ghost_resnet20": (141_722, 21_385_856, None, None),
 }
 
 
@@ -113,6 +121,19 @@ def test_projections_are_all_that_differs_from_he_et_al(name, extra):
             inputs = width
     count += 64 * 10 + 10
     assert SIZES[name][0] - count == extra
+
+
+def test_ghost_modules_halve_every_convolution_but_shortcuts():
+    """Half of each convolution's weights, a 3x3 window for each ghost, the same BatchNorm."""
+    vgg = sum(
+        9 * inputs * outputs // 2 + 9 * outputs // 2 + 2 * outputs
+        for inputs, outputs in itertools.pairwise((3, *(w for s in STAGES[16] for w in s)))
+    )
+    assert SIZES["ghost_vgg16"][0] == vgg + 512 * 10 + 10
+    widths = [3, 16, *[16] * 6, *[32] * 6, *[64] * 6]
+    resnet = sum(9 * a * b // 2 + 9 * b // 2 + 2 * b for a, b in itertools.pairwise(widths))
+    shortcuts = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert SIZES["ghost_resnet20"][0] == resnet + shortcuts + 64 * 10 + 10
 
 
 def layers(tree, prefix=()):
@@ -276,3 +297,56 @@ def test_residual_blocks_equal_pytorch(bottleneck, stride):
     y = (y + torch.norm(torch.conv(image, "conv_shortcut", stride), "bn_shortcut")).relu()
     actual = jax.jit(lambda variables, x: module.apply(variables, x, False))(variables, x)
     np.testing.assert_allclose(actual, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("features", "ratio", "stride"), [(6, 2, 1), (7, 3, 2)])
+@pytest.mark.parametrize("activated", [True, False])
+def test_ghost_modules_equal_pytorch(features, ratio, stride, activated):
+    """Eqs. 2 and 3 with BatchNorm; of 7 channels in threes, two of nine are cut off."""
+    module = Ghost(features, 3, stride, ratio, activated=activated)
+    x = random_images(2, 8, 8, 5)
+    variables = random_variables(lambda key: module.init(key, x, False))
+    torch = Torch(variables)
+
+    def finish(y, name):
+        y = torch.norm(y, name)
+        return y.relu() if activated else y
+
+    few = -(-features // ratio)
+    y = finish(torch.conv(torch.image(x), "conv", stride, 1), "bn")
+    kernel = torch.tensor(variables["params"]["cheap"]["kernel"]).permute(3, 2, 0, 1)
+    cheap = torch.torch.nn.functional.conv2d(y, kernel, padding=1, groups=few)
+    y = torch.torch.cat([y, finish(cheap, "bn_cheap")], 1)[:, :features]
+    actual = jax.jit(lambda variables, x: module.apply(variables, x, False))(variables, x)
+    np.testing.assert_allclose(actual, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+
+
+class Ghosts(nn.Module):
+    """Two ghost modules around a residual sum, one with two ghosts a filter, a dense layer."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Ghost(8, name="first")(x, train)
+        x = nn.relu(x + Ghost(8, activated=False, name="second")(x, train))
+        x = Ghost(9, stride=2, ratio=3, name="third")(x, train)
+        return nn.Dense(3, name="out")(x.mean((1, 2)))
+
+
+def test_a_channel_goes_with_its_ghosts():
+    module = Ghosts()
+    x = random_images(2, 6, 6, 3)
+    variables = random_variables(lambda key: module.init(key, x))
+    structure = trace(module.apply, variables, x)
+    assert [group.size for group in structure.groups] == [4, 3, 2]
+    masks = {
+        "first/conv": np.float32([1, 0, 1, 1]),
+        "third/conv": np.float32([0, 1, 1]),
+        "third/cheap": np.float32([1, 0]),  # of the two ghosts of each
+    }
+    small = compact(module.apply, structure, variables, masks)
+    assert small.params["params"]["first"]["cheap"]["kernel"].shape == (3, 3, 1, 3)
+    assert small.params["params"]["third"]["cheap"]["kernel"].shape == (3, 3, 1, 2)
+    expected = masked(module.apply, structure)(variables, masks, x)
+    np.testing.assert_allclose(small(small.params, x), expected, rtol=1e-4, atol=1e-5)
+    narrow = linen_module(module, small, x)
+    np.testing.assert_allclose(narrow.apply(small.params, x), expected, rtol=1e-4, atol=1e-5)

@@ -10,15 +10,19 @@ import pytest
 
 from jaxprune.optim import (
     adam_diagonal,
+    admm,
     dual_ascent,
     dual_pid,
     fista,
+    healing,
     observe_sparsity,
     prox,
     proximal,
     proximal_adam,
     proximal_sgd,
+    ramp,
     scaled_proximal,
+    surrogate_lagrangian,
 )
 
 rate = optax.linear_schedule(0.1, 0.01, 5)
@@ -42,6 +46,25 @@ TRANSFORMS = {
     "dual_ascent": lambda: dual_ascent(rate, cap=2.0),
     "dual_pid": lambda: dual_pid(1.0, rate, 0.1, cap=2.0, smoothing=0.5),
     "observe_sparsity": observe_sparsity,
+    "healing": lambda: healing(3),
+    "phases": lambda: optax.chain(
+        proximal_adam(0.1, prox.l1, ramp(1, 3, 1.0, until=4)), healing(4)
+    ),
+    "joint_sparsity": lambda: optax.chain(
+        optax.sgd(0.1), proximal(prox.joint_sparsity, ramp(1, 3, 0.5), 0.1)
+    ),
+    "joint_sparsity_scaled": lambda: proximal_adam(0.1, prox.joint_sparsity, ramp(1, 3, 0.5)),
+    "admm": lambda: optax.chain(admm(prox.l1, 0.1, 0.5, every=2), optax.sgd(rate)),
+    "admm_scheduled": lambda: optax.chain(
+        admm(prox.joint_sparsity, ramp(0, 3, 0.5), optax.linear_schedule(0.1, 1.0, 5)),
+        optax.adam(0.1),
+    ),
+    "surrogate_lagrangian": lambda: optax.chain(
+        surrogate_lagrangian(prox.joint_sparsity, 0.5, every=2), optax.sgd(rate)
+    ),
+    "heads": lambda: optax.chain(
+        optax.sgd(0.1), proximal(functools.partial(prox.heads, axes={"w": 1, "b": 0}), 0.1, 0.1)
+    ),
     "chain": lambda: optax.chain(
         optax.clip_by_global_norm(1.0), proximal_adam(0.1, prox.l1, 0.1), observe_sparsity()
     ),
@@ -58,7 +81,7 @@ def problem(mixed=False):
     dtype = jnp.bfloat16 if mixed else jnp.float32
     params = {
         "w": jax.random.normal(keys[0], (4, 3)),
-        "b": jax.random.normal(keys[1], (5,)).astype(dtype),
+        "b": jax.random.normal(keys[1], (3,)).astype(dtype),
         "n": None,
     }
     return params, lambda p: jax.tree.map(lambda x: 2 * x - jnp.ones_like(x), p)

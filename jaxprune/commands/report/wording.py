@@ -30,6 +30,8 @@ METHODS = {
     "autoprune": "AutoPrune",
     "group_lasso": "group lasso",
     "cges": "combined group and exclusive sparsity",
+    "barrier": "budget-aware regularization",
+    "admm": "alternating direction method of multipliers",
 }
 """{method: its name in words}."""
 

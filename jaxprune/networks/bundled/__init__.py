@@ -18,12 +18,13 @@ from jax import Array
 
 from jaxprune.errors import UserError
 from jaxprune.networks.bundled.cnn import CNN
+from jaxprune.networks.bundled.ghost import Ghost
 from jaxprune.networks.bundled.lenet import LeNet5
 from jaxprune.networks.bundled.mlp import MLP
 from jaxprune.networks.bundled.resnet import ResNet
 from jaxprune.networks.bundled.vgg import STAGES, VGG
 
-__all__ = ["CNN", "MLP", "NAMES", "VGG", "LeNet5", "Network", "ResNet", "build"]
+__all__ = ["CNN", "MLP", "NAMES", "VGG", "Ghost", "LeNet5", "Network", "ResNet", "build"]
 
 Variables = dict[str, Any]
 
@@ -69,6 +70,8 @@ _ENTRIES: dict[str, _Entry] = {
     "resnet50": _Entry(lambda n: ResNet(64, (3, 4, 6, 3), (64, 128, 256, 512), True, n)),
     "resnet20": _Entry(lambda n: ResNet(16, (3, 3, 3), (16, 32, 64), num_classes=n)),
     "resnet56": _Entry(lambda n: ResNet(16, (9, 9, 9), (16, 32, 64), num_classes=n)),
+    "ghost_vgg16": _Entry(lambda n: VGG(STAGES[16], n, ghost=2), smallest=32),
+    "ghost_resnet20": _Entry(lambda n: ResNet(16, (3,) * 3, (16, 32, 64), num_classes=n, ghost=2)),
 }
 
 NAMES: tuple[str, ...] = tuple(_ENTRIES)

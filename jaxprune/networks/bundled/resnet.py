@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxprune.networks.bundled.ghost import Ghost
+
 _conv = partial(nn.Conv, use_bias=False)
 _norm = partial(nn.BatchNorm, momentum=0.9)
 
@@ -24,12 +26,14 @@ class Block(nn.Module):
         stride: The output is smaller than the input by this factor.
         projection: Whether the shortcut is a 1x1 convolution (option B) instead of the identity.
         bottleneck: Whether there are three convolutions instead of two.
+        ghost: With 2 or more, every convolution is a ghost module of that ratio, shortcuts aside.
     """
 
     width: int
     stride: int = 1
     projection: bool = False
     bottleneck: bool = False
+    ghost: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -42,6 +46,12 @@ class Block(nn.Module):
         y = x
         for number, (filters, size, strides) in enumerate(layers, start=1):
             y = nn.relu(y) if number > 1 else y
+            if self.ghost > 1:
+                last = number == len(layers)
+                name = f"ghost{number}"
+                made = Ghost(filters, size, strides, self.ghost, activated=not last, name=name)
+                y = made(y, train)
+                continue
             conv = _conv(filters, (size, size), strides, padding=size // 2, name=f"conv{number}")
             y = norm(name=f"bn{number}")(conv(y))
         if self.projection:
@@ -64,6 +74,7 @@ class ResNet(nn.Module):
         widths: `width` of the blocks of each stage.
         bottleneck: Whether the blocks are bottlenecks.
         num_classes: Size of the output layer.
+        ghost: With 2 or more, every convolution is a ghost module of that ratio, shortcuts aside.
     """
 
     stem: int
@@ -71,12 +82,16 @@ class ResNet(nn.Module):
     widths: tuple[int, ...]
     bottleneck: bool = False
     num_classes: int = 10
+    ghost: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Maps images `[B, H, W, C]` to logits `[B, num_classes]`."""
-        x = _conv(self.stem, (3, 3), padding=1, name="conv1")(x)
-        x = nn.relu(_norm(use_running_average=not train, name="bn1")(x))
+        if self.ghost > 1:
+            x = Ghost(self.stem, ratio=self.ghost, name="ghost1")(x, train)
+        else:
+            x = _conv(self.stem, (3, 3), padding=1, name="conv1")(x)
+            x = nn.relu(_norm(use_running_average=not train, name="bn1")(x))
         channels = self.stem
         for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 1):
             for block in range(blocks):
@@ -85,7 +100,8 @@ class ResNet(nn.Module):
                 # From the fields of this class, not from x: a pruned x has fewer channels.
                 projection = (channels, 1) != (outputs, stride)
                 name = f"stage{stage}_block{block}"
-                x = Block(width, stride, projection, self.bottleneck, name=name)(x, train)
+                made = Block(width, stride, projection, self.bottleneck, self.ghost, name=name)
+                x = made(x, train)
                 channels = outputs
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, name="classifier")(x)

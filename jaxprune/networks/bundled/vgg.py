@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxprune.networks.bundled.ghost import Ghost
+
 STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
     11: ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
     16: ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
@@ -22,10 +24,12 @@ class VGG(nn.Module):
     Attributes:
         stages: Filters of each convolution, stage by stage; 2x2 max-pooling ends each stage.
         num_classes: Size of the output layer.
+        ghost: With 2 or more, every convolution is a ghost module of that ratio.
     """
 
     stages: tuple[tuple[int, ...], ...]
     num_classes: int = 10
+    ghost: int = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -33,6 +37,9 @@ class VGG(nn.Module):
         for stage, widths in enumerate(self.stages, start=1):
             for number, width in enumerate(widths, start=1):
                 name = f"{stage}_{number}"
+                if self.ghost > 1:
+                    x = Ghost(width, ratio=self.ghost, name=f"ghost{name}")(x, train)
+                    continue
                 x = nn.Conv(width, (3, 3), use_bias=False, name=f"conv{name}")(x)
                 norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"bn{name}")
                 x = nn.relu(norm(x))

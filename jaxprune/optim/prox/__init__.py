@@ -29,20 +29,31 @@ Operators compute in float32 at least and return the dtypes they were given; ``N
 | ``l2`` | norm of the whole tree | all or nothing |
 | ``group_l2`` | sum of the groups' norms | zero groups |
 | ``sparse_group`` | l1 and group_l2 | zero groups, zero entries in the others |
+| ``heads`` | sum of the norms of attention heads | zero heads |
+| ``joint_sparsity`` | a constraint: that many zero groups, of all leaves together | zero groups |
+| ``kernel_patterns`` | a constraint: each window in one of a few patterns | zeros within windows |
 | ``exclusive`` | half the sum of squared l1 norms | few entries in each group |
 | ``nuclear`` | sum of singular values | low rank |
 | ``nonnegative(op)`` | that of ``op`` | the same, and no negative entry |
 """
 
 from jaxprune.optim.prox.grouped import exclusive, group_l2, l2, sparse_group
+from jaxprune.optim.prox.joint import FLAX_HEADS, heads, joint_sparsity
+from jaxprune.optim.prox.patterns import all_patterns, dominant_patterns, kernel_patterns
 from jaxprune.optim.prox.separable import elastic_net, l0, l1, mcp, scad, squared_l2
 from jaxprune.optim.prox.signed import nonnegative
 from jaxprune.optim.prox.spectral import nuclear
 
 __all__ = [
+    "FLAX_HEADS",
+    "all_patterns",
+    "dominant_patterns",
     "elastic_net",
     "exclusive",
     "group_l2",
+    "heads",
+    "joint_sparsity",
+    "kernel_patterns",
     "l0",
     "l1",
     "l2",

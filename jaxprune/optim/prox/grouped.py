@@ -98,7 +98,7 @@ def group_l2(x: PyTree, strength: PyTree = 1.0, step: PyTree = 1.0, *, axis: Axi
     """
 
     def shrink(x, lam, tau):
-        return _group_threshold(x, lam, tau, check_axis("group_l2", axis, x.shape))
+        return group_threshold(x, lam, tau, check_axis("group_l2", axis, x.shape))
 
     return leafwise(shrink, x, strength, step)
 
@@ -143,7 +143,7 @@ def sparse_group(
     def shrink(x, lam, tau):
         axes = check_axis("sparse_group", axis, x.shape)
         sparse = soft_threshold(x, tau * (l1_ratio * lam))
-        return _group_threshold(sparse, (1.0 - l1_ratio) * lam, tau, axes)
+        return group_threshold(sparse, (1.0 - l1_ratio) * lam, tau, axes)
 
     return leafwise(shrink, x, strength, step)
 
@@ -221,7 +221,7 @@ def _exclusive_threshold(size, lam, tau, axes):
     return jnp.max(lam * sizes / (1.0 + lam * steps), -1).reshape(group_shape)
 
 
-def _group_threshold(x, lam, tau, axes):
+def group_threshold(x, lam, tau, axes):
     """The operator of ``group_l2`` on one array."""
     lam = _one_per_group("group_l2", lam, x.shape, axes)
     if tau.ndim:

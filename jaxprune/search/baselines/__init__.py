@@ -2,9 +2,9 @@
 
 `magnitude` and `random` prune without learning what to prune. `sensitivity`, `knapsack` and
 `evolution` choose each group's width by what candidates score. `hard_concrete` (L0), `autoprune`,
-`group_lasso` and `cges` train a network to be sparse. All are search methods like the agents, with
-Config, State, init, update, finished and search. `uniform_l1`, `global_l1` and `random_mask` return
-single masks. A method that trains is imported when it is first used.
+`group_lasso`, `cges`, `barrier` and `admm` train a network to be sparse. All are search methods
+like the agents, with Config, State, init, update, finished and search. `uniform_l1`, `global_l1`
+and `random_mask` return single masks. A method that trains is imported when it is first used.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ from jaxprune.search.baselines.random import random_mask
 
 if TYPE_CHECKING:
     from jaxprune.search.baselines import (
+        admm,
         autoprune,
+        barrier,
         cges,
         evolution,
         group_lasso,
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "admm",
     "autoprune",
+    "barrier",
     "cges",
     "evolution",
     "global_l1",

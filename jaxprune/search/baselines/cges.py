@@ -31,7 +31,7 @@ __all__ = ["Config", "State", "finished", "init", "search", "update"]
 
 
 @dataclass(frozen=True)
-class Config(sparse_training.Config):
+class Config(group_sparsity.Config):
     """Settings of CGES."""
 
     initial_strength: float = 1e-2

@@ -23,7 +23,7 @@ __all__ = ["Config", "State", "finished", "init", "search", "update"]
 
 
 @dataclass(frozen=True)
-class Config(sparse_training.Config):
+class Config(group_sparsity.Config):
     """Settings of group lasso."""
 
     initial_strength: float = 1e-3

@@ -3,7 +3,7 @@
 "Pruning Filters for Efficient ConvNets" (Li et al., ICLR 2017) removes the filters with the
 smallest L1 norms. Two orders of removal are compared here: the same fraction of every group
 (`uniform_l1`), and one ranking of all groups (`global_l1`). The names say L1 because it is a
-`Problem`'s default importance; both use whatever importance it has.
+`Problem`'s default importance; both use whatever importance it has. Other orders can be asked for.
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxprune.costs import within_groups
+from jaxprune.costs.scopes import SCOPES, comparable
 from jaxprune.search.baselines import proposals
 from jaxprune.search.baselines.proposals import State
 from jaxprune.search.baselines.removal import least_removal
@@ -41,9 +42,7 @@ def uniform_l1(problem: Problem) -> Array:
     Raises:
         ValueError: the budget cannot be met even at the least allowed widths.
     """
-    sizes = problem.allowed.sizes
-    rank = within_groups.rank(sizes, problem.importance)
-    return least_removal(problem, (rank + 0.5) / within_groups.size(sizes))
+    return _in_scope(problem, "uniform")
 
 
 def global_l1(problem: Problem) -> Array:
@@ -61,8 +60,13 @@ def global_l1(problem: Problem) -> Array:
     Raises:
         ValueError: the budget cannot be met even at the least allowed widths.
     """
-    sizes = problem.allowed.sizes
-    return least_removal(problem, within_groups.relative(sizes, problem.importance))
+    return _in_scope(problem, "global")
+
+
+def _in_scope(problem: Problem, scope: str) -> Array:
+    """The least removal with channels compared across groups as `costs.scopes` says."""
+    scores = comparable(problem.structure, problem.importance, scope)
+    return least_removal(problem, jnp.asarray(scores))
 
 
 def relative_importance(rules: filterwise.Rules, importance: Array) -> Array:
@@ -75,19 +79,29 @@ def relative_importance(rules: filterwise.Rules, importance: Array) -> Array:
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of magnitude pruning: there are none."""
+    """Settings of magnitude pruning."""
+
+    scopes: tuple[str, ...] = ("uniform", "global")
+    """How channels of different groups are compared, one candidate for each way: uniform (by rank
+    within the group), global (by the score over the group's mean), isomorphic (by the score, among
+    groups that are alike) or raw (by the score)."""
+
+    def __post_init__(self) -> None:
+        unknown = [scope for scope in self.scopes if scope not in SCOPES]
+        if unknown or not self.scopes:
+            got = repr(unknown[0]) if unknown else "nothing"
+            raise ValueError(f"scopes must be some of {', '.join(SCOPES)}, not {got}")
 
 
 def finished(config: Config, state: State) -> bool:
-    """Whether both candidates were evaluated."""
+    """Whether all candidates were evaluated."""
     del config
     return int(state.iteration) > 0
 
 
 def propose(config: Config, problem: Problem, state: State) -> tuple[Array, Array]:
-    """The uniform and the global mask, uint8 `[2, N]`, and the key as it was."""
-    del config
-    return jnp.stack([uniform_l1(problem), global_l1(problem)]), state.key
+    """A mask for each scope, uint8 `[scopes, N]`, and the key as it was."""
+    return jnp.stack([_in_scope(problem, scope) for scope in config.scopes]), state.key
 
 
 init = proposals.init

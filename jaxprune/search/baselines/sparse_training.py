@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxprune.costs.limits import Allowed
 from jaxprune.dependency import Structure
 from jaxprune.errors import UserError
 from jaxprune.scoring.lowering import lower
@@ -35,7 +36,7 @@ from jaxprune.training.recipes import Recipe, learning_rate, optimizer
 
 
 @dataclass(frozen=True)
-class Config:
+class Training:
     """Settings that all methods of sparse training share."""
 
     epochs: int = 30
@@ -47,6 +48,21 @@ class Config:
     strength: float | None = None
     """Weight of the sparsity in the loss; by default a multiplier that holds the budget."""
 
+    def __post_init__(self) -> None:
+        require(self, AT_LEAST_ONE, "epochs")
+        require(self, NOT_NEGATIVE, "strength")
+
+    def first_strength(self) -> float:
+        """The strength before training."""
+        if self.strength is None:
+            raise ValueError("strength must be a number, not None")
+        return self.strength
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """Settings of the methods whose strength can hold the budget."""
+
     initial_strength: float = 0.3
     """That multiplier before training."""
 
@@ -55,9 +71,12 @@ class Config:
     budget were in use all the time, and fall as fast if nothing were."""
 
     def __post_init__(self) -> None:
-        require(self, AT_LEAST_ONE, "epochs")
-        require(self, NOT_NEGATIVE, "strength")
+        super().__post_init__()
         require(self, POSITIVE, "initial_strength", "strength_rate")
+
+    def first_strength(self) -> float:
+        """The strength before training."""
+        return self.initial_strength if self.strength is None else self.strength
 
 
 class Learner(NamedTuple):
@@ -93,12 +112,14 @@ class Step(NamedTuple):
         held_out: random examples of the validation split.
         number: how many steps came before, int32 `[]`.
         key: PRNG key, consumed.
+        dense: the trained dense network's variables.
     """
 
     batch: Batch
     held_out: Batch
     number: Array
     key: Array
+    dense: Any
 
 
 class Plan(NamedTuple):
@@ -112,6 +133,8 @@ class Plan(NamedTuple):
         limit: what the cost may be.
         steps: steps of an epoch.
         batch_size: examples of a step.
+        allowed: the widths that the groups may have.
+        first: the plan -> what is done to the gradients before the optimizer; None: nothing.
     """
 
     config: Any
@@ -121,10 +144,14 @@ class Plan(NamedTuple):
     limit: float
     steps: int
     batch_size: int
+    allowed: Allowed | None = None
+    first: Callable[[Any], optax.GradientTransformation] | None = None
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """The recipe's optimizer for the weights."""
-        return optimizer(self.recipe, self.steps)
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The recipe's optimizer for the weights, which may be told the loss as `value`."""
+        own = optimizer(self.recipe, self.steps)
+        whole = own if self.first is None else optax.chain(self.first(self), own)
+        return optax.with_extra_args_support(whole)
 
     def gate_optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the gates, for methods that have some."""
@@ -152,6 +179,7 @@ def descend(
     batch: Batch,
     gated: Callable[[Array], Array],
     penalty: Callable[[Array], Any] = lambda gates: 0.0,
+    fit: Callable[[Array], Array] | None = None,
 ) -> tuple[Learner, Array, Array]:
     """A step of the weights' optimizer.
 
@@ -162,6 +190,7 @@ def descend(
         batch: the examples.
         gated: the gates' parameters `[N]` -> what each channel is multiplied by, `[N]`.
         penalty: the gates' parameters `[N]` -> what is added to the loss, `[]`.
+        fit: the logits -> what they are fitted by, `[]`; by default the plan's cross-entropy.
 
     Returns:
         The learner after the step; the gradient of the gates' parameters, `[N]`; and the loss.
@@ -171,12 +200,13 @@ def descend(
     def loss(params: Any, gates: Array) -> tuple[Array, Any]:
         variables = {**learner.variables, "params": params}
         logits, new = network(variables, gated(gates), batch.x)
-        return plan.loss(logits, batch.y) + penalty(gates), new
+        fitted = plan.loss(logits, batch.y) if fit is None else fit(logits)
+        return fitted + penalty(gates), new
 
     (value, new), (slope, gate_slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
         params, learner.gates
     )
-    change, state = plan.optimizer().update(slope, learner.optimizer, params)
+    change, state = plan.optimizer().update(slope, learner.optimizer, params, value=value)
     variables = {**learner.variables, **new, "params": optax.apply_updates(params, change)}
     return learner._replace(variables=variables, optimizer=state), gate_slope, value
 
@@ -198,6 +228,9 @@ class Method(NamedTuple):
         weights: `(plan, learner)` -> the variables with the gates taken into the weights.
         gates: `(config, structure, key)` -> the gates' parameters before training, `[N]`; None for
             methods without gates.
+        acts: `(plan, number)` -> whether the sparsity acts in the step of that number, bool `[]`;
+            where it does not, its strength stays as it is.
+        first: the plan -> what is done to the weights' gradients before the optimizer.
     """
 
     step: Callable[[Plan, Network, Learner, Step], tuple[Learner, Array]]
@@ -205,6 +238,8 @@ class Method(NamedTuple):
     scores: Callable[[Plan, Learner], Array]
     weights: Callable[[Plan, Learner], Any]
     gates: Callable[[Any, Structure, Array], Array] | None = None
+    acts: Callable[[Plan, Array], Any] = lambda plan, number: True
+    first: Callable[[Plan], optax.GradientTransformation] | None = None
 
 
 class State(NamedTuple):
@@ -223,13 +258,13 @@ class State(NamedTuple):
     archive: Archive
 
 
-def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
+def init(method: Method, config: Training, problem: Problem, key: Array) -> State:
     """The state before the first epoch.
 
     Raises:
         UserError: the problem has no data to train with, or its cost must be measured.
     """
-    material, plan = _material(problem), _plan(config, problem)
+    material, plan = _material(problem), _plan(method, config, problem)
     key, weights_key, gates_key = jax.random.split(jnp.asarray(key), 3)
     assert problem.trainer is not None
     variables = material.dense if config.from_dense else problem.trainer.initial(weights_key)
@@ -241,20 +276,18 @@ def init(method: Method, config: Config, problem: Problem, key: Array) -> State:
         gates=gates,
         optimizer=plan.optimizer().init(variables["params"]),
         gate_optimizer=plan.gate_optimizer().init(gates) if method.gates else (),
-        strength=jnp.float32(
-            config.initial_strength if config.strength is None else config.strength
-        ),
+        strength=jnp.float32(config.first_strength()),
     )
     return State(key, learner, np.int32(0), candidates.empty(problem.structure.num_channels))
 
 
-def finished(config: Config, state: State) -> bool:
+def finished(config: Training, state: State) -> bool:
     """Whether all epochs were trained."""
     return int(state.iteration) >= config.epochs
 
 
 def update(
-    method: Method, config: Config, problem: Problem, state: State
+    method: Method, config: Training, problem: Problem, state: State
 ) -> tuple[State, dict[str, Any]]:
     """One epoch.
 
@@ -264,7 +297,7 @@ def update(
         removed until the budget is met), `loss` (mean of the epoch), `in_use` (relative cost of
         the channels in use), `limit`, `strength`.
     """
-    material, plan = _material(problem), _plan(config, problem)
+    material, plan = _material(problem), _plan(method, config, problem)
     key, epoch_key = jax.random.split(state.key)
     learner, loss = _epoch(method, plan, material, state.learner, state.iteration, epoch_key)
     iteration = np.int32(state.iteration + 1)
@@ -286,7 +319,7 @@ def update(
 
 def search(
     method: Method,
-    config: Config,
+    config: Training,
     problem: Problem,
     key: Array,
     *,
@@ -317,7 +350,7 @@ def search(
         init(method, config, problem, key) if state is None else state,
         progress=progress,
     )
-    variables = method.weights(_plan(config, problem), state.learner)
+    variables = method.weights(_plan(method, config, problem), state.learner)
     archive = state.archive
     return SearchResult(archive.masks[0], archive, int(state.iteration), state, variables)
 
@@ -336,7 +369,7 @@ def _material(problem: Problem) -> Material:
     return problem.trainer.material
 
 
-def _plan(config: Config, problem: Problem) -> Plan:
+def _plan(method: Method, config: Training, problem: Problem) -> Plan:
     material = _material(problem)
     recipe = replace(material.recipe.resolved(), epochs=config.epochs)
     count = len(material.train[1])
@@ -349,6 +382,8 @@ def _plan(config: Config, problem: Problem) -> Plan:
         limit=problem.budget,
         steps=count // batch_size,
         batch_size=batch_size,
+        allowed=problem.allowed,
+        first=method.first,
     )
 
 
@@ -381,7 +416,7 @@ def _epoch(
     shape = plan.steps, plan.batch_size
     order = jax.random.permutation(order_key, len(examples[1]))[: shape[0] * shape[1]]
     carry = learner, jnp.zeros(()), jnp.int32(number * plan.steps)
-    whole = functions, examples, held_out, order.reshape(shape), key
+    whole = functions, examples, held_out, order.reshape(shape), key, material.dense
     # On a CPU, the gradient of a convolution is slow inside a loop (JAX issue 12868).
     kernels = jax.tree.leaves(learner.variables["params"])
     if jax.default_backend() == "cpu" and any(leaf.ndim > 2 for leaf in kernels):
@@ -401,7 +436,7 @@ def _all_steps(method: Method, plan: Plan, whole: tuple, carry: tuple) -> tuple:
 
 
 def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -> tuple:
-    (function, preprocess), examples, held_out, order, key = whole
+    (function, preprocess), examples, held_out, order, key, dense = whole
     learner, loss, number = carry
     look_key, augment_key, step_key = jax.random.split(jax.random.fold_in(key, step), 3)
 
@@ -411,7 +446,7 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
 
     count = len(held_out[1])
     index = jax.random.randint(look_key, (min(plan.batch_size, count),), 0, count)
-    given = Step(batch(examples, order[step]), batch(held_out, index), number, step_key)
+    given = Step(batch(examples, order[step]), batch(held_out, index), number, step_key, dense)
     quick = lower(function, differentiated=True)
     learner, now = method.step(plan, quick, learner, given)
     if plan.config.strength is None:
@@ -419,6 +454,7 @@ def _step(method: Method, plan: Plan, whole: tuple, carry: tuple, step: Array) -
         rate = plan.config.strength_rate / (plan.config.epochs * plan.steps)
         # Multiplied, not added to: strengths differ by orders of magnitude between networks.
         factor = jnp.exp(rate * jnp.clip(violation, -1.0, 1.0))
+        factor = jnp.where(method.acts(plan, number), factor, 1.0)
         learner = learner._replace(strength=learner.strength * factor)
     return learner, loss + now, number + 1
 

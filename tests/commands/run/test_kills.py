@@ -31,7 +31,10 @@ SEARCHES = {
     "sensitivity": [],
     "knapsack": [],
     "evolution": [],
-    **{name: ["--search.epochs", "8"] for name in ("l0", "autoprune", "group_lasso", "cges")},
+    **{
+        name: ["--search.epochs", "8"]
+        for name in ("l0", "autoprune", "group_lasso", "cges", "barrier", "admm")
+    },
 }
 
 

@@ -27,7 +27,10 @@ def cache(tmp_path_factory):
     "method",
     [
         "l0",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("autoprune", "group_lasso", "cges")),
+        *(
+            pytest.param(m, marks=pytest.mark.slow)
+            for m in ("autoprune", "group_lasso", "cges", "barrier", "admm")
+        ),
     ],
 )
 def test_a_run_meets_its_budget_and_the_network_loads(method, cache, tmp_path):

@@ -94,6 +94,17 @@ def test_search_takes_the_better_by_validation(known_problem) -> None:
     assert [metrics["best_accuracy"] for metrics in seen] == [1.0]
 
 
+def test_a_candidate_for_each_scope(known_problem) -> None:
+    # All groups of a chain are alike: the two of lowest score go, wherever they are.
+    problem = known_problem((3, 3), budget=4 / 6, importance=[1, 2, 9, 30, 20, 10])
+    config = magnitude.Config(scopes=("uniform", "isomorphic"))
+    result = magnitude.search(config, problem, KEY)
+    np.testing.assert_array_equal(result.archive.masks, [[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]])
+    for scopes, got in ((("local",), "'local'"), ((), "nothing")):
+        with pytest.raises(ValueError, match=f"scopes must be some of global, .* not {got}"):
+            magnitude.Config(scopes=scopes)
+
+
 def test_a_finished_search_is_not_repeated(known_problem) -> None:
     problem = known_problem((2, 3), budget=0.85)
     state = magnitude.search(magnitude.Config(), problem, KEY).state

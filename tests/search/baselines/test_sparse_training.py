@@ -12,14 +12,29 @@ from jaxprune import make_problem, masked, optim, trace, training
 from jaxprune.costs.budgets import make_budgets
 from jaxprune.errors import UserError
 from jaxprune.files import checkpoint
-from jaxprune.search.baselines import autoprune, cges, group_lasso, group_sparsity, hard_concrete
-from jaxprune.search.baselines.sparse_training import Batch, Learner, Plan
+from jaxprune.search.baselines import (
+    admm,
+    autoprune,
+    barrier,
+    cges,
+    group_lasso,
+    group_sparsity,
+    hard_concrete,
+)
+from jaxprune.search.baselines.sparse_training import Batch, Learner, Plan, Step
 from jaxprune.search.problem import assemble
 from jaxprune.search.trainer import make_trainer
 from jaxprune.training.data import Split
 
 KEY = jax.random.PRNGKey(5)
-METHODS = {"l0": hard_concrete, "autoprune": autoprune, "lasso": group_lasso, "cges": cges}
+METHODS = {
+    "l0": hard_concrete,
+    "autoprune": autoprune,
+    "lasso": group_lasso,
+    "cges": cges,
+    "barrier": barrier,
+    "admm": admm,
+}
 RECIPE = training.Recipe(epochs=1, batch_size=32, learning_rate=0.2, weight_decay=0.0)
 TELLING = (1, 4, 6)
 """The features that tell the class; nine others are noise."""
@@ -93,6 +108,8 @@ def problem():
 
 
 def quick(method, **settings):
+    if method is barrier:  # the problem's dense network was not trained
+        settings = {"distill": 0.0, **settings}
     return method.Config(epochs=40, **settings)
 
 
@@ -120,7 +137,7 @@ def test_the_telling_features_are_kept(problem, found, name):
     assert lines[-1]["best_accuracy"] == result.archive.validation[0]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("barrier", "admm")])
 def test_the_strength_follows_what_is_in_use(found, name):
     _, lines = found[name]
     in_use = np.array([line["in_use"] for line in lines])
@@ -132,6 +149,18 @@ def test_the_strength_follows_what_is_in_use(found, name):
     assert moves[0] == pytest.approx(6 / 40 * min(1, 2 * in_use[:2].mean() - 1), rel=0.1)
     violations = np.clip((in_use[1:] + in_use[:-1]) - 1, -1, 1)  # means of an epoch's two ends
     assert np.corrcoef(moves, violations)[0, 1] > 0.9
+
+
+def test_what_is_in_use_follows_the_sinking_ceiling(found):
+    _, lines = found["barrier"]
+    in_use = np.array([line["in_use"] for line in lines])
+    done = np.arange(1, 41) / 40
+    ceilings = np.asarray(barrier.ceiling(barrier.Config(), 0.5, done))
+    # Adam takes some epochs to close a gate; from then on nothing is above the ceiling.
+    assert (in_use[10:] <= ceilings[:-10]).all()
+    assert (in_use[:4] == 1).all()
+    assert in_use[-1] <= 0.5
+    assert all(line["strength"] == pytest.approx(0.01) for line in lines)
 
 
 def test_the_archive_holds_the_answer_alone_with_its_own_weights(problem, found):
@@ -309,6 +338,95 @@ def test_cges_shares_early_and_competes_late(problem):
     np.testing.assert_allclose(steep, [0.3] * 12 + [0.0] * 8, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", [group_lasso, cges])
+def test_warm_up_and_healing(problem, method):
+    """Two epochs of nothing but training, two of shrinking, two in which zeros stay."""
+    settings = {"epochs": 6, "warm_up": 1 / 3, "healing": 1 / 3, "initial_strength": 0.1}
+    lines, zeros = [], []
+
+    def look(state, line):
+        lines.append(line)
+        plan = a_plan(problem, method.Config())
+        zeros.append(np.asarray(group_sparsity.norms(plan, state.learner.variables)) == 0)
+
+    method.search(method.Config(**settings), problem, KEY, progress=look)
+    in_use = [line["in_use"] for line in lines]
+    strength = [line["strength"] for line in lines]
+    assert in_use[:2] == [1, 1]
+    assert in_use[3] < 1
+    assert strength[:2] == pytest.approx([0.1, 0.1])
+    assert strength[2] > strength[1]
+    assert strength[3] == strength[4] == strength[5]
+    for later in zeros[4:]:
+        np.testing.assert_array_equal(later, zeros[3])
+    with pytest.raises(ValueError, match=r"must leave some of the training, not add up to 1\.2"):
+        method.Config(warm_up=0.5, healing=0.7)
+
+
+def test_the_barrier_and_its_ceiling_by_hand():
+    # r = 0, 1/2, 3/4: f = 0, 1/2, 9/4; below the floor 0, from the ceiling on the highest.
+    heights = [float(barrier.barrier(v, 0.4, 0.8)) for v in (0.1, 0.4, 0.6, 0.7, 0.8, 0.9)]
+    np.testing.assert_allclose(heights, [0, 0, 0.5, 2.25, 1000, 1000], rtol=1e-4, atol=1e-6)
+    config = barrier.Config(tolerance=0.02)
+    begun = [float(barrier.ceiling(config, 0.2, done)) for done in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(begun, [1.02, (1.02 + 0.2) / 2, 0.2], rtol=1e-5)
+    sinking = np.asarray(barrier.ceiling(config, 0.2, np.linspace(0, 1, 50)))
+    assert (np.diff(sinking) < 0).all()
+
+
+def test_the_loss_of_the_barrier_written_out(problem):
+    """Labels, the dense network's answers and the expected cost, each with its weight."""
+    config = barrier.Config(distill=0.3, distill_temperature=2.0, strength=0.5, epochs=4)
+    plan = a_plan(problem, config)
+    material = problem.trainer.material
+    learner = barrier.init(config, problem, KEY).learner
+    learner = learner._replace(variables=problem.trainer.initial(KEY))
+    batch = Batch(flatten(jnp.asarray(material.train[0][:32])), jnp.asarray(material.train[1][:32]))
+    step = Step(batch, batch, jnp.int32(20), KEY, material.dense)  # half of the training
+    _, loss = barrier.METHOD.step(plan, material.function, learner, step)
+
+    uniform = jax.random.uniform(KEY, (20,), minval=1e-6, maxval=1 - 1e-6)
+    gates = hard_concrete.draw(learner.gates, uniform)
+    logits = np.asarray(material.function(learner.variables, gates, batch.x)[0], np.float64)
+    answers = Small().apply(material.dense, batch.x)
+    label_loss = -jax.nn.log_softmax(logits)[np.arange(32), batch.y].mean()
+    p, q = np.asarray(jax.nn.softmax(answers / 2)), np.asarray(jax.nn.softmax(logits / 2))
+    distance = 4 * (p * np.log(p / q)).sum(1).mean()
+    chance = hard_concrete.open_probability(learner.gates).mean()
+    # All gates are open: 1; the ceiling is at (1.01 + 0.5) / 2, so the barrier at its highest.
+    expected = 0.7 * label_loss + 0.3 * distance + 0.5 * 1000 * chance
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("multipliers", ["admm", "surrogate"])
+def test_admm_pulls_the_weights_towards_a_copy_within_the_budget(problem, multipliers):
+    config = admm.Config(epochs=12, strength=0.1, multipliers=multipliers)
+    result = admm.search(config, problem, KEY)
+    learner = result.state.learner
+    copy = learner.optimizer[0].copy
+    kernels = [np.asarray(copy[name]["kernel"]) for name in ("hidden", "out")]
+    alive = np.concatenate([kernel.any(1) for kernel in kernels])
+    assert alive.sum() == 10  # of 20 neurons, half
+    np.testing.assert_array_equal(alive, result.mask)
+    weights = [np.asarray(learner.variables["params"][n]["kernel"]) for n in ("hidden", "out")]
+    sizes = np.concatenate([np.sqrt((w**2).mean(1)) for w in weights])
+    assert sizes[~alive].max() < 0.5 * np.median(sizes[alive])
+    assert int(optim.sparsity(learner.variables["params"]).zeros["out"]["kernel"]) == 0
+
+
+def test_the_copy_of_admm_by_hand(problem):
+    """Ten of twenty channels stay: those with the largest root mean squares."""
+    params = problem.trainer.initial(KEY)["params"]
+    plan = a_plan(problem, admm.Config())._replace(allowed=problem.allowed)
+    found = admm.project(plan, params, 1.0, 1.0)
+    kernels = [np.asarray(params[name]["kernel"]) for name in ("hidden", "out")]
+    sizes = np.concatenate([np.sqrt((kernel**2).mean(1)) for kernel in kernels])
+    keep = sizes >= np.sort(sizes)[-10]
+    for name, kernel, kept in zip(("hidden", "out"), kernels, (keep[:12], keep[12:]), strict=True):
+        np.testing.assert_array_equal(found[name]["kernel"], kernel * kept[:, None])
+        np.testing.assert_array_equal(found[name]["bias"], params[name]["bias"])
+
+
 def test_larger_groups_pay_more_in_group_lasso(problem):
     """A step with nothing to learn: norms fall by rate * strength * root of the group's size."""
     plan = a_plan(problem, group_lasso.Config())
@@ -338,6 +456,10 @@ def test_without_data_it_says_what_is_missing(problem):
         (hard_concrete, {"gate_learning_rate": 0.0}, "gate_learning_rate must be positive"),
         (autoprune, {"initial_gate": -1.0}, "initial_gate must be positive, not -1.0"),
         (cges, {"first_mu": 1.5}, r"first_mu must lie in \[0, 1\], not 1.5"),
+        (barrier, {"distill": 1.5}, r"distill must lie in \[0, 1\], not 1.5"),
+        (barrier, {"margin": 0.0}, "margin must be positive, not 0.0"),
+        (admm, {"strength": 0.0}, "strength must be positive, not 0.0"),
+        (admm, {"multipliers": "slr"}, "multipliers must be .*admm, surrogate.*"),
     ],
 )
 def test_bad_settings_are_refused(method, settings, message):
