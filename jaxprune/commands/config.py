@@ -4,6 +4,7 @@ import dataclasses
 import json
 import platform
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from jaxprune.errors import UserError
+from jaxprune.files import functions
 from jaxprune.version import __version__
 
 PROGRAM = "python -m jaxprune.run"
@@ -53,11 +55,14 @@ class RunConfig:
     evolution, l0, autoprune, group_lasso or cges."""
 
     dataset: _Name = "digits"
-    """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""
+    """The data: digits (embedded, nothing to download), mnist, fashion_mnist, cifar10, another image
+    classification dataset of tensorflow-datasets that is prepared in --data-dir, or
+    module:function, your own Python function that returns arrays."""
 
     model: _OptionalName = None
     """The network: cnn, lenet300, lenet5, mlp, vgg11, vgg16, vgg19, resnet18, resnet20, resnet50,
-    resnet56; by default cnn for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
+    resnet56, or module:function, your own Python function that returns a Flax module; by default cnn
+    for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
 
     prune_inputs: bool = False
     """Let input features be removed too, where the first layer reads them one by one."""
@@ -205,7 +210,7 @@ PLACES = (
 change when resuming."""
 
 
-_APART = {"search", "versions"}
+_APART = {"search", "versions", "content"}
 """What config.json holds besides the fields of RunConfig."""
 
 
@@ -217,16 +222,12 @@ def check(config: RunConfig) -> None:
     """
     from jaxprune import costs, importance
     from jaxprune.costs import budgets
-    from jaxprune.networks import bundled
     from jaxprune.scoring import lowering
     from jaxprune.search import methods
-    from jaxprune.training import data
 
     lowering.switched_on()
     for option, value, names in (
         ("method", config.method, methods.NAMES),
-        ("dataset", config.dataset, data.NAMES),
-        ("model", config.model, (*bundled.NAMES, None)),
         ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
         ("recipe", config.recipe, RECIPES),
@@ -236,6 +237,7 @@ def check(config: RunConfig) -> None:
             known = ", ".join(name for name in names if name is not None)
             plural = option if option.endswith("s") else _PLURALS.get(option, f"{option}s")
             raise UserError(f"unknown {option} {value!r}; the {plural} are: {known}")
+    _check_task(config)
     if len(config.cost) != len(config.budget) or not config.cost:
         raise UserError(
             f"--cost names {len(config.cost)} costs and --budget {len(config.budget)} amounts; "
@@ -290,6 +292,25 @@ def check(config: RunConfig) -> None:
     _check_hosts(config)
 
 
+def _check_task(config: RunConfig) -> None:
+    """Raises UserError unless there can be such a network and such data."""
+    from jaxprune.networks import bundled
+    from jaxprune.training import data
+
+    data.check_known(config.dataset, config.data_dir)
+    if config.model is None:
+        if config.dataset not in DEFAULT_MODELS:
+            raise UserError(
+                f"--dataset {config.dataset} has no usual network: add --model with one of "
+                f"{', '.join(bundled.NAMES)}, or module:function"
+            )
+    elif config.model not in bundled.NAMES and not functions.is_own(config.model):
+        raise UserError(
+            f"unknown model {config.model!r}; the models are: {', '.join(bundled.NAMES)}, or "
+            "module:function"
+        )
+
+
 def limits(config: RunConfig) -> Any:
     """Which widths the groups may have, `costs.Limits`."""
     from jaxprune.costs import Kept, Limits
@@ -321,7 +342,8 @@ def _check_hosts(config: RunConfig) -> None:
 def resolve(config: RunConfig, now: datetime) -> RunConfig:
     """Fills in what depends on other settings or on the time: model, importance and folder."""
     model = config.model or DEFAULT_MODELS[config.dataset]
-    name = f"{now:%Y%m%d-%H%M%S}-{config.method}-{model}-{config.dataset}"
+    task = f"{functions.slug(model)}-{functions.slug(config.dataset)}"
+    name = f"{now:%Y%m%d-%H%M%S}-{config.method}-{task}"
     importance = config.importance or ("reconstruction" if config.prune_inputs else "l1")
     out = config.out or Path("runs") / name
     return dataclasses.replace(config, model=model, importance=importance, out=out)
@@ -336,6 +358,13 @@ def to_json(config: RunConfig, search: Any) -> dict[str, Any]:
         name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES
     }
     return json.loads(json.dumps({**fields, "search": dataclasses.asdict(search)}))
+
+
+def own_names(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The functions of the user's own among settings: (option, module:function)."""
+    costs = [("cost", cost) for cost in settings.get("cost", ())]
+    named = [("model", settings.get("model")), ("dataset", settings.get("dataset")), *costs]
+    return [(option, name) for option, name in named if functions.is_own(str(name))]
 
 
 def versions() -> dict[str, str]:

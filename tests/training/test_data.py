@@ -126,7 +126,7 @@ def colour_dataset():
     images = (random.random((50, 4, 4, 3)) * (100, 200, 255)).astype(np.uint8)
     split = data.Split(images, np.zeros(50, np.int32))
     mean, std = (images / 255).mean((0, 1, 2)), (images / 255).std((0, 1, 2))
-    dataset = data.types.make_dataset("colours", split, split, held_out=0, seed=0)
+    dataset = data.types.make_dataset("colours", split, split, split)
     np.testing.assert_allclose(dataset.mean, mean, rtol=1e-6)
     np.testing.assert_allclose(dataset.std, std, rtol=1e-6)
     return dataset

@@ -107,7 +107,8 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
 
     display.begin("report")
     _export(job, dataclasses.replace(networks["pruned"], params=trained["pruned"]), folder)
-    images = job.dataset.train.images.shape[1:]
+    shape = job.dataset.train.images.shape[1:]
+    images = (*(1,) * (3 - len(shape)), *shape)  # the report draws them as images
     write_json(
         folder.path / REPORT,
         {
