@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from jaxprune.networks.adapters import from_equinox, from_haiku, from_linen, from_nnx
     from jaxprune.networks.export import LoadedNetwork, load, save
     from jaxprune.networks.narrow import linen_module, nnx_module
+    from jaxprune.networks.network import Network
     from jaxprune.scoring.evaluation import Scores
     from jaxprune.search.problem import Archive, Problem, SearchResult, best, make_problem
 
@@ -81,6 +82,7 @@ _HOMES = {
     "networks.adapters": "from_equinox from_haiku from_linen from_nnx",
     "networks.export": "LoadedNetwork load save",
     "networks.narrow": "linen_module nnx_module",
+    "networks.network": "Network",
     "scoring.evaluation": "Scores",
     "search.problem": "Archive Problem SearchResult best make_problem",
 }
@@ -97,6 +99,7 @@ __all__ = [
     "Layer",
     "Limits",
     "LoadedNetwork",
+    "Network",
     "Problem",
     "Scores",
     "SearchResult",

@@ -55,14 +55,14 @@ class RunConfig:
     evolution, l0, autoprune, group_lasso or cges."""
 
     dataset: _Name = "digits"
-    """The data: digits (embedded, nothing to download), mnist, fashion_mnist, cifar10, another image
-    classification dataset of tensorflow-datasets that is prepared in --data-dir, or
+    """The data: digits (embedded, nothing to download), mnist, fashion_mnist, cifar10, any other
+    image classification dataset of tensorflow-datasets that is prepared in --data-dir, or
     module:function, your own Python function that returns arrays."""
 
     model: _OptionalName = None
     """The network: cnn, lenet300, lenet5, mlp, vgg11, vgg16, vgg19, resnet18, resnet20, resnet50,
-    resnet56, or module:function, your own Python function that returns a Flax module; by default cnn
-    for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
+    resnet56, or module:function, your own Python function that returns a Flax module; by default
+    cnn for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
 
     prune_inputs: bool = False
     """Let input features be removed too, where the first layer reads them one by one."""

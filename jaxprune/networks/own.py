@@ -123,10 +123,14 @@ def _of_nnx(model: nnx.Module, make: Callable[[nnx.Rngs], nnx.Module] | None) ->
         return nnx_with(used, variables)(x, **inference)
 
     def apply_train(variables: Variables, x: Array) -> tuple[Array, Variables]:
-        now = nnx_with(fitted, variables)
         salt = _salt(x)
-        keys = jax.tree.map(lambda key: jax.random.fold_in(key, salt), nnx.state(now, nnx.RngKey))
-        nnx.update(now, keys)
+
+        def salted(leaf: Array) -> Array:
+            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return jax.random.fold_in(leaf, salt) if is_key else leaf
+
+        graph, keys, others = nnx.split(fitted, nnx.RngState, ...)
+        now = nnx_with(nnx.merge(graph, jax.tree.map(salted, keys), others), variables)
         logits = now(x, **training)
         return logits, {"state": variables_of(now)["state"]}
 

@@ -67,9 +67,9 @@ def pretrained(
 
     A network is known by a hash of everything that made it: the model and the shapes of its
     variables (and what it computes, where it is the user's own), the pixels and labels of the train
-    split, the recipe, the seed, and `VERSION`; not by the device, and with the precision "auto" not by what this stood for. A damaged file is made
-    again. An interrupted pretraining goes on from its last saved position, and ends with the same
-    weights, bit for bit, as an uninterrupted one.
+    split, the recipe, the seed, and `VERSION`; not by the device, and with the precision "auto" not
+    by what this stood for. A damaged file is made again. An interrupted pretraining goes on from
+    its last saved position, and ends with the same weights, bit for bit, as an uninterrupted one.
 
     Args:
         network: The network.

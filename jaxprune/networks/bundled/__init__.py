@@ -26,6 +26,7 @@ from jaxprune.networks.network import Network, Variables
 
 __all__ = ["CNN", "MLP", "NAMES", "VGG", "LeNet5", "Network", "ResNet", "build"]
 
+
 class _Entry(NamedTuple):
     """How to make a network: its module, kind of input and smallest image (height and width)."""
 

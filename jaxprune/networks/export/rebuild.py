@@ -1,8 +1,8 @@
 """A run's network rebuilt from its folder, for exporting it to other formats.
 
 What `jaxprune.save` writes contains a compiled program, whose equations can no longer be changed or
-translated. For a bundled model they follow from its name and the channels that were kept; for one of
-the user's own, from the function that the user names again.
+translated. For a bundled model they follow from its name and the channels that were kept; for a
+model of the user's own, from the function that the user names again.
 """
 
 import dataclasses
@@ -84,8 +84,8 @@ def rebuild(path: str | os.PathLike[str], model: str | None = None) -> Rebuilt:
     named = str(about["model"])
     if functions.is_own(named) and model is None:
         raise UserError(
-            f"the model in {path} is made by {named}, a function of your own, which is imported only "
-            f"if you type its name: add --model {named}"
+            f"the model in {path} is made by {named}, a function of your own, which is imported "
+            f"only if you type its name: add --model {named}"
         )
     if model not in (None, named):
         raise UserError(f"--model is {model}, the model in {path} is {named}: leave the option out")

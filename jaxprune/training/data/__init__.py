@@ -42,9 +42,9 @@ def load(
 ) -> Dataset:
     """Loads a dataset as three splits.
 
-    `digits` is embedded; others are read, without TensorFlow, from a folder that tensorflow-datasets
-    or `jaxprune data prepare` has prepared; module:function is a function of your own, see
-    `jaxprune.training.data.own`.
+    `digits` is embedded. Others are read, without TensorFlow, from a folder that
+    tensorflow-datasets or `jaxprune data prepare` has prepared. module:function is a function of
+    your own, see `jaxprune.training.data.own`.
 
     Args:
         name: One of `NAMES`, another image classification dataset that is prepared, such as
@@ -76,6 +76,6 @@ def check_known(name: str, data_dir: str | Path | None = None) -> None:
     if functions.is_own(name) or prepared.is_prepared(name, data_dir) or name in NAMES:
         return
     raise UserError(
-        f"unknown dataset {name!r}; the datasets are: {', '.join(NAMES)}, one of images that "
-        f"tensorflow-datasets has prepared in {prepared.data_folder(data_dir)}, or module:function"
+        f"unknown dataset {name!r}; the datasets are: {', '.join(NAMES)}, those of images "
+        f"that lie prepared in {prepared.data_folder(data_dir)}, or module:function"
     )

@@ -109,6 +109,8 @@ def _split(what: str, pair: Any) -> Split:
             f"{what}: images have shape {list(images.shape)}; give [n, H, W, C], [n, T, C] or "
             "[n, C]"
         )
+    if not images.size:
+        raise UserError(f"{what}: images have shape {list(images.shape)}: there is nothing in them")
     if images.dtype != np.uint8:
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(
@@ -122,8 +124,6 @@ def _split(what: str, pair: Any) -> Split:
                 f"{what}: image {strange[0]} has a value that is not finite, and so have "
                 f"{len(strange) - 1} others; leave such examples out or fill them in"
             )
-    if not images.size:
-        raise UserError(f"{what}: images have shape {list(images.shape)}: there is nothing in them")
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         one_hot = labels.ndim == 2 and labels.shape[1] > 1
         advice = "labels.argmax(1)" if one_hot else "labels.ravel().astype('int32')"

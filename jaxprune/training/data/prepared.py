@@ -24,7 +24,7 @@ from jaxprune.training.data.cache import cache_folder
 from jaxprune.training.data.types import Dataset, Split, held_out_count, make_dataset
 
 NAMES: tuple[str, ...] = ("mnist", "fashion_mnist", "cifar10")
-"""The datasets that `jaxprune data prepare` prepares; any other may be prepared by its own means."""
+"""The datasets that `jaxprune data prepare` prepares."""
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -153,14 +153,14 @@ def _format(name: str, folder: Path, root: Path) -> Format:
         keys = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
         named = [key.get("featureKey") for key in keys]
         image, label = named if len(named) == 2 and all(named) else ("image", "label")
-        kinds = {key: feature["pythonClassName"].split(".")[-1] for key, feature in features.items()}
+        kinds = {
+            key: feature["pythonClassName"].split(".")[-1] for key, feature in features.items()
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(name, folder, root, error) from error
     if (kinds.get(image), kinds.get(label)) != ("Image", "ClassLabel"):
         found = ", ".join(f"{key}: {kind}" for key, kind in kinds.items())
-        raise UserError(
-            f"dataset {name!r} is no image classification ({found}); {_YOUR_FUNCTION}"
-        )
+        raise UserError(f"dataset {name!r} is no image classification ({found}); {_YOUR_FUNCTION}")
     try:
         about = features[image]["image"]
         shape = tuple(int(size) for size in about["shape"]["dimensions"])
