@@ -299,7 +299,7 @@ def change(path: Path, alter) -> None:
 
 def test_any_prepared_dataset_of_images_is_read(mnist, tmp_path):
     folder = other_dataset(mnist, tmp_path)
-    with pytest.raises(UserError, match="unknown dataset 'letters'.*digits, mnist"):
+    with pytest.raises(UserError, match=r"unknown dataset 'letters'.*digits, mnist"):
         data.load("letters", tmp_path, cache_dir=tmp_path / "cache")
     dataset = data.load("letters/small", tmp_path, cache_dir=tmp_path / "cache")
     assert dataset.name == "letters/small"

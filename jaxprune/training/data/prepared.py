@@ -156,7 +156,7 @@ def _format(name: str, folder: Path, root: Path) -> Format:
         kinds = {
             key: feature["pythonClassName"].split(".")[-1] for key, feature in features.items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (FileNotFoundError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(name, folder, root, error) from error
     if (kinds.get(image), kinds.get(label)) != ("Image", "ClassLabel"):
         found = ", ".join(f"{key}: {kind}" for key, kind in kinds.items())
