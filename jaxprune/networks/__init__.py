@@ -1,9 +1,9 @@
 """How networks come in and go out.
 
 `adapters` turns Flax, Equinox, Haiku and Keras networks into functions of their parameters,
-`bundled` has ready-made networks, `export` writes a compact network as a folder, StableHLO or ONNX,
-and `narrow` makes Flax modules of its widths (`narrow_keras`: Keras models). The last three need Flax
-and are loaded on first use.
+`bundled` has ready-made networks, `export` writes a compact network as a folder, StableHLO or
+ONNX, and `narrow` and `narrow_keras` make Flax modules and Keras models of its widths. `bundled`,
+`export` and `narrow` need Flax and are loaded on first use.
 """
 
 from importlib import import_module

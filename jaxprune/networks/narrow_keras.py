@@ -4,13 +4,14 @@ A Keras layer's width is part of its configuration. A Functional or Sequential m
 from configurations whose widths follow from the parameters' shapes, and then gets the parameters.
 """
 
+import re
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxprune.dependency import CompactNetwork
-from jaxprune.errors import UserError, first_line
+from jaxprune.errors import UserError
 from jaxprune.networks.adapters import keras_library, keras_variables
 from jaxprune.networks.agreement import difference
 
@@ -63,16 +64,18 @@ def keras_model(model: Any, small: CompactNetwork, x: Any) -> Any:
         shapes = {of.path.removeprefix(prefix): new[id(of)] for of in variables if id(of) in new}
         return type(layer).from_config(layer.get_config() | _widths(keras.layers, layer, shapes))
 
+    inputs = x if isinstance(x, tuple) else (x,)
     try:
         narrow = keras.models.clone_model(model, clone_function=narrowed, recursive=True)
+        _fill(narrow, model, values)
+        outputs = narrow(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+    except UserError:
+        raise
     except Exception as error:  # whatever a layer makes of inputs of another width
         raise UserError(
-            f"the model {model.name!r} cannot be built at the new widths ({type(error).__name__}: "
-            f"{first_line(error)}); some layer fixes a width, as Reshape does: {_REMEDY}"
+            f"the model {model.name!r} cannot run at the new widths ({_reason(error)}); some layer "
+            f"fixes a width, as Reshape does: {_REMEDY}"
         ) from error
-    _fill(narrow, model, values)
-    inputs = x if isinstance(x, tuple) else (x,)
-    outputs = narrow(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
     found = difference(outputs, jax.jit(small)(small.params, *inputs))
     if found:
         raise UserError(
@@ -81,6 +84,13 @@ def keras_model(model: Any, small: CompactNetwork, x: Any) -> Any:
             f"dimension; {_REMEDY}"
         )
     return narrow
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line; the first that Keras writes often says only in which layer."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).split("\n")
+    told = " ".join([line.strip() for line in lines if line.strip()][:2])
+    return f"{type(error).__name__}: {told:.300}"
 
 
 def _values(model: Any, small: CompactNetwork) -> dict[str, Any]:

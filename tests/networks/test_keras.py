@@ -51,7 +51,7 @@ def test_a_convolutional_network_with_branches():
     x = L.LayerNormalization()(L.Conv2DTranspose(6, 3, strides=2, name="transposed")(x))
     x = L.Dropout(0.5)(L.PReLU(shared_axes=[1, 2])(x))
     model = keras.Model(i, L.Dense(4)(L.Dense(10, activation="gelu", name="last")(L.Flatten()(x))))
-    small, narrow = pruned(model, normal(2, 8, 8, 3), importance="random")
+    small, narrow = pruned(model, normal(2, 8, 8, 3), scope="uniform")
     assert small.widths["stem"] < 8
     assert narrow.get_layer("stem").filters == small.widths["stem"]
     assert narrow.get_layer("separable").filters == small.widths["stem"]  # the residual sum
@@ -81,11 +81,9 @@ def test_attention_embedding_and_recurrent_layers():
     x = L.LSTM(6, name="recurrent")(L.EinsumDense("abc,cd->abd", (None, 9), bias_axes="d")(x))
     model = keras.Model(i, L.Dense(3)(x))
     tokens = np.arange(14, dtype=np.int32).reshape(2, 7) % 11
-    whole = Limits(groups={"attention/query[[]2[]]": Kept(least=1.0)})
-    apply, variables = jaxprune.from_keras(model)
-    structure = jaxprune.trace(apply, variables, tokens)
-    print(structure)
-    small, narrow = pruned(model, tokens, importance="random", limits=whole, budget=0.4)
+    whole = Limits(groups={"attention/query#2": Kept(least=1.0)})  # the head dimension
+    small, narrow = pruned(model, tokens, scope="uniform", limits=whole, budget=0.4)
+    assert narrow.get_layer("attention").num_heads == small.widths["attention/query"] < 4
     assert narrow.get_layer("embedding").output_dim < 8
     assert narrow.get_layer("recurrent").units < 6
 
@@ -107,7 +105,7 @@ def test_layers_that_are_not_trained_are_state():
     model = keras.Sequential([L.Input((6,)), L.Dense(16, name="fixed"), L.Dense(2)])
     model.layers[0].trainable = False
     _, variables = jaxprune.from_keras(model)
-    assert set(variables["state"]) == {"fixed/kernel", "fixed/bias"}
+    assert [name.split("/", 1)[1] for name in variables["state"]] == ["fixed/kernel", "fixed/bias"]
 
 
 def test_what_cannot_be_expressed_is_refused_with_the_reason():
@@ -120,7 +118,7 @@ def test_what_cannot_be_expressed_is_refused_with_the_reason():
     masks = structure.full_masks()
     masks["wide"][:4] = 0
     small = jaxprune.compact(apply, structure, variables, masks)
-    with pytest.raises(UserError, match=r"cannot be built at the new widths .*as Reshape does"):
+    with pytest.raises(UserError, match=r"cannot run at the new widths .*Reshape.call"):
         jaxprune.keras_model(reshaped, small, x)
 
     class Subclassed(keras.Model):
@@ -149,8 +147,8 @@ def test_a_pruned_head_dimension_is_refused():
     apply, variables = jaxprune.from_keras(model)
     structure = jaxprune.trace(apply, variables, normal(2, 5, 8))
     masks = structure.full_masks()
-    name = next(name for name, mask in masks.items() if "query" in name and len(mask) == 4)
-    masks[name][0] = 0
+    for name in ("attention/query#2", "attention/value"):  # and of the values, as Keras wants it
+        masks[name][0] = 0
     small = jaxprune.compact(apply, structure, variables, masks)
     with pytest.raises(UserError, match=r"outputs differ .*as attention does with its head dim"):
         jaxprune.keras_model(model, small, normal(2, 5, 8))
