@@ -179,6 +179,14 @@ class RunConfig:
     """What the result is compared with, each fine-tuned as it is: uniform_l1, global_l1, random,
     and uniform, in the order of --importance, where that is not l1. With no name: nothing."""
 
+    rounds: int = 1
+    """In how many rounds filters are removed: each removes a part, by a search of its own, and the
+    best network is fine-tuned before the next. For the baselines, too."""
+
+    schedule: _Name = "geometric"
+    """What each of several rounds may leave: geometric, the same fraction of what the round before
+    it left; linear, the same amount less each time; cubic, most of it goes in the first ones."""
+
     statistics: _Name = "batch"
     """What BatchNorm normalises by while candidates are compared: batch, the statistics of the
     scored images, which tells more about the accuracy after fine-tuning (Li et al., EagleEye, ECCV
@@ -231,6 +239,7 @@ def check(config: RunConfig) -> None:
         ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
         ("recipe", config.recipe, RECIPES),
+        ("schedule", config.schedule, tuple(costs.SCHEDULES)),
         *(("baseline", name, BASELINES) for name in config.baselines),
     ):
         if value not in names:
@@ -274,6 +283,7 @@ def check(config: RunConfig) -> None:
         ("examples", 1),
         ("pretrain_epochs", 0),
         ("finetune_epochs", 0),
+        ("rounds", 1),
         ("semifinalists", 1),
         ("semifinal_steps", 1),
         ("finalists", 1),
@@ -289,7 +299,26 @@ def check(config: RunConfig) -> None:
             raise UserError(f"--{name} {value} is too small; it must be at least {least}")
     if config.seed >= 2**31:
         raise UserError(f"--seed {config.seed} is too large; it must be below {2**31}")
+    if config.rounds > 1:
+        _check_rounds(config)
     _check_hosts(config)
+
+
+def _check_rounds(config: RunConfig) -> None:
+    """Raises UserError unless the run can be made in several rounds."""
+    from jaxprune import costs
+    from jaxprune.search import methods
+
+    measured = [cost for cost in config.cost if cost not in costs.NAMES]
+    what = None
+    if measured:
+        what = f"costs known before they are measured ({', '.join(costs.NAMES)}), not {measured[0]}"
+    elif config.method in methods.FROM_SCRATCH:
+        what = f"a method that prunes trained weights; {config.method} trains its own"
+    elif config.prune_inputs:
+        what = "inputs that stay: leave --prune-inputs out"
+    if what is not None:
+        raise UserError(f"--rounds {config.rounds} needs {what}")
 
 
 def _check_task(config: RunConfig) -> None:

@@ -24,10 +24,12 @@ from jaxprune.costs.counting import (
 )
 from jaxprune.costs.limits import Kept, Limits
 from jaxprune.costs.pruning import prune
+from jaxprune.costs.schedules import SCHEDULES, shares
 from jaxprune.costs.selection import select
 
 __all__ = [
     "NAMES",
+    "SCHEDULES",
     "Kept",
     "Limits",
     "dense",
@@ -40,6 +42,7 @@ __all__ = [
     "params",
     "prune",
     "select",
+    "shares",
     "smallest",
     "sparsity",
     "times",

@@ -175,6 +175,12 @@ def _budgets(
     )
 
 
+def make_job_budgets(job: Job, variables: Any) -> tuple[Budget, ...]:
+    """What a network with these weights may have of each cost that is known without measuring."""
+    x = latency_input(job.config, job.dataset, job.preprocess)
+    return _budgets(job.config, job.network, job.structure, variables, x, None)
+
+
 def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Problem:
     """The problem that the search works on.
 

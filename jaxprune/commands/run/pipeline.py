@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -18,13 +18,14 @@ import numpy as np
 from jaxprune import costs, importance, training
 from jaxprune.commands.config import BASELINES, limits
 from jaxprune.commands.report import architecture, contents, write_report
-from jaxprune.commands.run import finalists, forecast, measuring
+from jaxprune.commands.run import finalists, forecast, measuring, rounds
 from jaxprune.commands.run.display import Display
 from jaxprune.commands.run.job import Job, compensated, latency_input, pose
 from jaxprune.commands.run.metadata import describe
 from jaxprune.costs.budgets import Budget
 from jaxprune.costs.outlook import Outlook, outlook
-from jaxprune.dependency import CompactNetwork, Structure, compact, masked
+from jaxprune.dependency import CompactNetwork, Masks, Structure, compact, masked
+from jaxprune.dependency.nesting import widened
 from jaxprune.files.run_folder import REPORT, RESULT, RunFolder, write_json
 from jaxprune.networks import export
 from jaxprune.search.baselines import candidates, global_l1, random_mask, uniform_l1
@@ -63,15 +64,9 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     problem = pose(job, variables, known)
     if measured_only:
         possible = _outlook(job, problem.budgets, folder, display)
-    with folder.timed("search"):
-        answer = _search(job, problem, folder, display)
-    archive = Archive(**answer["archive"])
-    found = answer.get("variables", variables)  # the weights that the search found its masks with
-    with folder.timed("semifinal"):
-        tuned = finalists.choose(job, problem, found, archive, folder, display)
-    baselines = _baselines(job, problem, variables)
-    masks = {**tuned, **baselines}
-    weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
+    one = job.config.rounds == 1
+    found = (_at_once if one else _in_rounds)(job, problem, variables, folder, display)
+    answer, masks, weights = found
     if job.config.compensate:
         weights = {name: compensated(job, weights[name], mask) for name, mask in masks.items()}
     networks = {
@@ -121,6 +116,115 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     write_json(folder.path / RESULT, result)
     display.end(f"{folder.path / 'report.html'}")
     return result
+
+
+class _Found(NamedTuple):
+    """What the search came to, as the dense network has it.
+
+    Attributes:
+        answer: See `_search`.
+        masks: {network: masks} of the finalists and the baselines.
+        weights: {network: the dense network's variables, from which it is fine-tuned}.
+    """
+
+    answer: dict[str, Any]
+    masks: dict[str, dict[str, np.ndarray]]
+    weights: dict[str, Any]
+
+
+def _at_once(
+    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
+) -> _Found:
+    """All filters are removed in one round."""
+    answer, tuned, found = _round(job, problem, variables, folder, display)
+    baselines = {name: _baseline(name, job, problem, variables) for name in _wanted_baselines(job)}
+    weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
+    return _Found(answer, {**tuned, **baselines}, weights)
+
+
+def _in_rounds(
+    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
+) -> _Found:
+    """A part of the filters is removed in each round; the search and each baseline go their way."""
+    plan = rounds.budgets(job)
+    masks, weights = {}, {}
+    last = _before_last(job, variables, plan, "pruned", folder, display)
+    part = folder.part(f"round_{len(plan)}")
+    display.say(f"round {len(plan)} of {len(plan)}")
+    its_problem = pose(last.job, last.variables, {})
+    answer, tuned, found = _round(last.job, its_problem, last.variables, part, display)
+    for name, mask in tuned.items():
+        masks[name], weights[name] = last.of_dense(mask), last.in_dense(found)
+    if not folder.has("answer"):
+        folder.save("answer", rounds.answer_of_dense(last, problem, answer))
+    for name in _wanted_baselines(job):
+        last = _before_last(job, variables, plan, name, folder, display)
+        its_problem = pose(last.job, last.variables, {})
+        masks[name] = last.of_dense(_baseline(name, last.job, its_problem, last.variables))
+        weights[name] = last.in_dense(last.variables)
+    return _Found(folder.load("answer"), masks, weights)
+
+
+def _before_last(
+    job: Job,
+    variables: Any,
+    plan: Sequence[tuple[str, ...]],
+    name: str,
+    folder: RunFolder,
+    display: Display,
+) -> rounds.Stage:
+    """The rounds before the last of the search ("pruned") or of a baseline; what the last gets."""
+    dense, masks = variables, job.structure.full_masks()
+    for number, budget in enumerate(plan[:-1], start=1):
+        part = folder.part(f"round_{number}")
+        display.say(f"round {number} of {len(plan)}, {name}")
+        now = rounds.stage(job, masks, variables, budget)
+        inner, found = _first_choice(name, now, part, display)
+        masks = now.of_dense(inner)
+        variables = _after_round(name, job, masks, now.in_dense(found), dense, part, display)
+    return rounds.stage(job, masks, variables, plan[-1])
+
+
+def _first_choice(
+    name: str, now: rounds.Stage, part: RunFolder, display: Display
+) -> tuple[dict[str, np.ndarray], Any]:
+    """The masks that the search or a baseline leaves a round with, and the weights they are for."""
+    problem = pose(now.job, now.variables, {})
+    if name != "pruned":
+        return _baseline(name, now.job, problem, now.variables), now.variables
+    _, tuned, found = _round(now.job, problem, now.variables, part, display)
+    return tuned["finalist_1"], found
+
+
+def _after_round(
+    name: str,
+    job: Job,
+    masks: Masks,
+    variables: Any,
+    dense: Any,
+    part: RunFolder,
+    display: Display,
+) -> Any:
+    """The fine-tuned weights of what a round has left, as the dense network has them."""
+    if job.config.compensate:
+        variables = compensated(job, variables, masks)
+    small = compact(job.network.apply, job.structure, variables, masks)
+    with part.timed("finetune"):
+        tuned = _finetune(job, {name: variables}, {name: small}, dense, part, display)
+    return widened(job.structure, masks, tuned[name])
+
+
+def _round(
+    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], Any]:
+    """One search: its answer, the finalists' masks, and the weights that it found them with."""
+    with folder.timed("search"):
+        answer = _search(job, problem, folder, display)
+    found = answer.get("variables", variables)
+    with folder.timed("semifinal"):
+        archive = Archive(**answer["archive"])
+        tuned = finalists.choose(job, problem, found, archive, folder, display)
+    return answer, tuned, found
 
 
 def _outlook(
@@ -274,20 +378,22 @@ def _found(problem: Problem, archive: Archive, seconds: float) -> str:
     return f"{_so_far(best)}, {len(archive.cost)} candidates in {seconds:.1f} s"
 
 
-def _baselines(job: Job, problem: Problem, variables: Any) -> dict[str, dict[str, np.ndarray]]:
-    by_norm = problem._replace(importance=importance.l1(job.structure, variables))
-    makers: dict[str, Callable[[], Any]] = {
-        "uniform_l1": lambda: uniform_l1(by_norm),
-        "global_l1": lambda: global_l1(by_norm),
-        "random": lambda: random_mask(problem, job.key("random")),
-    }
-    if job.config.importance != "l1":  # otherwise it is uniform_l1
-        makers["uniform"] = lambda: uniform_l1(problem)
-    return {
-        name: job.structure.unflatten(np.asarray(make(), np.uint8))
-        for name, make in makers.items()
-        if name in job.config.baselines
-    }
+def _wanted_baselines(job: Job) -> list[str]:
+    """The baselines that the run is compared with, in the order of the tables."""
+    same = "uniform" if job.config.importance == "l1" else None  # it would be uniform_l1
+    return [name for name in BASELINES if name in job.config.baselines and name != same]
+
+
+def _baseline(name: str, job: Job, problem: Problem, variables: Any) -> dict[str, np.ndarray]:
+    """The masks of a baseline."""
+    if name == "random":
+        mask = random_mask(problem, job.key("random"))
+    elif name == "uniform":
+        mask = uniform_l1(problem)
+    else:
+        by_norm = problem._replace(importance=importance.l1(job.structure, variables))
+        mask = {"uniform_l1": uniform_l1, "global_l1": global_l1}[name](by_norm)
+    return job.structure.unflatten(np.asarray(mask, np.uint8))
 
 
 def _winner(
@@ -516,6 +622,8 @@ def _evaluate(
             "forecast": {"seconds": float(answer["forecast"])} if "forecast" in answer else None,
             "candidates": len(answer["archive"]["cost"]),
             "episodes": int(answer["episodes"]),
+            "rounds": config.rounds,
+            "schedule": config.schedule,
             "semifinalists": config.semifinalists,
             "semifinal_steps": config.semifinal_steps,
             "finalists": config.finalists,
