@@ -221,13 +221,15 @@ def from_keras(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
         name = getattr(model, "name", type(model).__name__)
         raise UserError(f"the Keras model {name!r} has no variables yet: call it once, model(x)")
     trainable = len(model.trainable_variables)
+    # A model of one's own may know no modes; Functional and Sequential ones always do.
+    mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
     names = [name for name, _ in keras_variables(model)]
 
     def apply(variables: Any, *inputs: Any) -> Any:
         params = [variables["params"][name] for name in names[:trainable]]
         state = [variables["state"][name] for name in names[trainable:]]
         x = inputs[0] if len(inputs) == 1 else list(inputs)
-        return model.stateless_call(params, state, x, training=False, **kwargs)[0]
+        return model.stateless_call(params, state, x, **mode, **kwargs)[0]
 
     values = [(name, variable.value) for name, variable in keras_variables(model)]
     return apply, {"params": dict(values[:trainable]), "state": dict(values[trainable:])}

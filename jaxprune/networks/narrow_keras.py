@@ -32,8 +32,9 @@ def keras_model(model: Any, small: CompactNetwork, x: Any) -> Any:
         narrow.compile(optimizer="adam", loss="mse")
 
     `Dense`, convolutions of all kinds, `Embedding`, attention, recurrent layers and normalisations
-    get the widths of their parameters. Attention divides by the root of its head dimension, so that
-    group must be kept whole (see `Limits`); heads may go. Other layers are taken as they are.
+    get the widths of their parameters. Keras's attention has one head dimension for queries, keys
+    and values and divides by its root, so these groups must be kept whole (see `Limits`); heads may
+    go. Other layers are taken as they are.
 
     Args:
         model: The Functional or Sequential model that the compact network was made from, with other

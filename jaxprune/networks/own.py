@@ -109,7 +109,8 @@ def _of_nnx(model: nnx.Module, make: Callable[[nnx.Rngs], nnx.Module] | None) ->
     used.eval()
 
     def variables_of(model: nnx.Module) -> Variables:
-        _, params, _, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        parts: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        _, params, _, state = parts
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
     def fresh(key: Array) -> Variables:
@@ -129,7 +130,8 @@ def _of_nnx(model: nnx.Module, make: Callable[[nnx.Rngs], nnx.Module] | None) ->
             is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             return jax.random.fold_in(leaf, salt) if is_key else leaf
 
-        graph, keys, others = nnx.split(fitted, nnx.RngState, ...)
+        parts: Any = nnx.split(fitted, nnx.RngState, ...)
+        graph, keys, others = parts
         now = nnx_with(nnx.merge(graph, jax.tree.map(salted, keys), others), variables)
         logits = now(x, **training)
         return logits, {"state": variables_of(now)["state"]}
@@ -137,7 +139,7 @@ def _of_nnx(model: nnx.Module, make: Callable[[nnx.Rngs], nnx.Module] | None) ->
     return Network(init, apply, apply_train, module=model)
 
 
-def _modes(call: Callable[..., Any]) -> tuple[dict[str, bool], dict[str, bool]]:
+def _modes(call: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a module's call for inference and for training."""
     known = {name: MODES[name] for name in inspect.signature(call).parameters if name in MODES}
     return {name: not value for name, value in known.items()}, known
@@ -191,7 +193,8 @@ def _alike(one: Any, other: Any) -> bool:
     def kinds(tree: Any) -> list[Any]:
         return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
 
-    return jax.tree.structure(one) == jax.tree.structure(other) and kinds(one) == kinds(other)
+    tree: Any = jax.tree.structure(one)
+    return tree == jax.tree.structure(other) and kinds(one) == kinds(other)
 
 
 def _check_logits(name: str, logits: Any, takes: str, num_classes: int) -> None:

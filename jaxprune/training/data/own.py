@@ -86,7 +86,7 @@ def made(name: str, value: Any, seed: int = 0) -> Dataset:
                 "its network could not learn it; leave such examples out"
             )
     if "validation" in splits:
-        return make_dataset(name, *splits.values())
+        return make_dataset(name, train, splits["validation"], splits["test"])
     if len(train.labels) < FEWEST:
         raise UserError(
             f"{whole} has {len(train.labels)} training examples; it needs at least {FEWEST}, of "

@@ -1,8 +1,7 @@
 """What a dataset is: three splits of images with integer labels."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,7 +113,7 @@ def make_dataset(
     )
 
 
-def _of_bytes(pixels: np.ndarray) -> tuple[Sequence[float], Sequence[float]]:
+def _of_bytes(pixels: np.ndarray) -> tuple[Any, Any]:
     """Mean and standard deviation of each channel: uint8 `[n, C]`, scaled to 0..1."""
     levels = np.arange(256) / 255
     mean, std = [], []
@@ -125,7 +124,7 @@ def _of_bytes(pixels: np.ndarray) -> tuple[Sequence[float], Sequence[float]]:
     return mean, std
 
 
-def _of_floats(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _of_floats(pixels: np.ndarray) -> tuple[Any, Any]:
     """The same of float32 `[n, C]`."""
     return pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
 
