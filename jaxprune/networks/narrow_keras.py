@@ -33,8 +33,8 @@ def keras_model(model: Any, small: CompactNetwork, x: Any) -> Any:
 
     `Dense`, convolutions of all kinds, `Embedding`, attention, recurrent layers and normalisations
     get the widths of their parameters. Keras's attention has one head dimension for queries, keys
-    and values and divides by its root, so these groups must be kept whole (see `Limits`); heads may
-    go. Other layers are taken as they are.
+    and values and divides by its root, so these must be kept whole; heads may go. Other layers are taken as
+    they are.
 
     Args:
         model: The Functional or Sequential model that the compact network was made from, with other
@@ -63,7 +63,10 @@ def keras_model(model: Any, small: CompactNetwork, x: Any) -> Any:
         prefix = f"{layer.path}/"
         variables = getattr(layer, "variables", ())
         shapes = {of.path.removeprefix(prefix): new[id(of)] for of in variables if id(of) in new}
-        return type(layer).from_config(layer.get_config() | _widths(keras.layers, layer, shapes))
+        narrow = type(layer).from_config(layer.get_config() | _widths(keras.layers, layer, shapes))
+        if getattr(layer, "groups", 1) > 1 and "kernel" in shapes:
+            _group_when_built(narrow, shapes["kernel"][-2])
+        return narrow
 
     inputs = x if isinstance(x, tuple) else (x,)
     try:
@@ -120,9 +123,7 @@ def _widths(layers: Any, layer: Any, shapes: Shapes) -> dict[str, Any]:
         case layers.EinsumDense():
             return {"output_shape": _einsum_output(layer, kernel)}
         case layers.Conv1D() | layers.Conv2D() | layers.Conv3D():
-            per_group = layer.filters // layer.groups  # pruning removes whole groups
-            groups = kernel[-1] // per_group if layer.groups > 1 else 1
-            return {"filters": kernel[-1], "groups": groups}
+            return {"filters": kernel[-1], "groups": 1}  # groups follow from the input
         case layers.Conv1DTranspose() | layers.Conv2DTranspose() | layers.Conv3DTranspose():
             return {"filters": kernel[-2]}
         case layers.DepthwiseConv1D() | layers.DepthwiseConv2D():
@@ -146,6 +147,19 @@ def _widths(layers: Any, layer: Any, shapes: Shapes) -> dict[str, Any]:
             units = [of[0] for name, of in shapes.items() if name.endswith("recurrent_kernel")]
             return {"units": units[0]}
     return {}
+
+
+def _group_when_built(layer: Any, per_group: int) -> None:
+    """Lets a grouped convolution find out how many groups are left: its input tells."""
+    build = layer.build
+    axis = -1 if layer.data_format == "channels_last" else 1
+
+    def grouped(input_shape: Any) -> None:
+        layer.groups = input_shape[axis] // per_group
+        layer.build = build
+        build(input_shape)
+
+    layer.build = grouped
 
 
 def _einsum_output(layer: Any, kernel: tuple[int, ...]) -> list[int | None]:

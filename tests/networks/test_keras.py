@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import jaxprune
-from jaxprune import Kept, Limits
 from jaxprune.errors import UserError
 
 keras = pytest.importorskip("keras", reason="the extra keras is not installed")
@@ -78,15 +77,25 @@ def test_attention_embedding_and_recurrent_layers():
     attention = L.MultiHeadAttention(4, 2, name="attention")
     x = L.Add()([x, attention(x, x)])
     x = L.RMSNormalization()(x)
-    x = L.LSTM(6, name="recurrent")(L.EinsumDense("abc,cd->abd", (None, 9), bias_axes="d")(x))
+    x = L.LSTM(6, name="recurrent")(
+        L.EinsumDense("abc,cd->abd", (None, 9), bias_axes="d", name="einsum_dense")(x)
+    )
     model = keras.Model(i, L.Dense(3)(x))
     tokens = np.arange(14, dtype=np.int32).reshape(2, 7) % 11
-    dimensions = ("attention/query#2", "attention/value")
-    whole = Limits(groups=dict.fromkeys(dimensions, Kept(least=1.0)))
-    small, narrow = pruned(model, tokens, scope="uniform", limits=whole, budget=0.4)
-    assert narrow.get_layer("attention").num_heads == small.widths["attention/query"] < 4
-    assert narrow.get_layer("embedding").output_dim < 8
-    assert narrow.get_layer("recurrent").units < 6
+    apply, variables = jaxprune.from_keras(model)
+    structure = jaxprune.trace(apply, variables, tokens)
+    masks = structure.full_masks()
+    gone = {"attention/query": 1, "embedding": 3, "einsum_dense": 2, "recurrent/lstm_cell": 2}
+    for name, count in gone.items():
+        masks[name][:count] = 0
+    small = jaxprune.compact(apply, structure, variables, masks)
+    narrow = jaxprune.keras_model(model, small, tokens)
+    np.testing.assert_allclose(
+        narrow(tokens, training=False), small(small.params, tokens), rtol=1e-4, atol=1e-5
+    )
+    assert narrow.get_layer("attention").num_heads == 3
+    assert narrow.get_layer("embedding").output_dim == 5
+    assert narrow.get_layer("recurrent").units == 4
 
 
 def test_a_compiled_model_can_be_trained_and_saved(tmp_path):
