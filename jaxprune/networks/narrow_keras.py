@@ -33,8 +33,8 @@ def keras_model(model: Any, small: CompactNetwork, x: Any) -> Any:
 
     `Dense`, convolutions of all kinds, `Embedding`, attention, recurrent layers and normalisations
     get the widths of their parameters. Keras's attention has one head dimension for queries, keys
-    and values and divides by its root, so these must be kept whole; heads may go. Other layers are taken as
-    they are.
+    and values and divides by its root, so these must be kept whole; heads may go. Other layers are
+    taken as they are.
 
     Args:
         model: The Functional or Sequential model that the compact network was made from, with other
