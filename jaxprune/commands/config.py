@@ -39,6 +39,7 @@ def _option(metavar: str) -> Any:
 _Name = Annotated[str, _option("NAME")]
 _OptionalName = Annotated[str | None, _option("NAME")]
 _OptionalInt = Annotated[int | None, _option("INT")]
+_OptionalFloat = Annotated[float | None, _option("FLOAT")]
 _Names = Annotated[tuple[str, ...], _option("NAME ...")]
 _Patterns = Annotated[tuple[str, ...], _option("PATTERN ...")]
 _Amounts = Annotated[tuple[str, ...], _option("AMOUNT ...")]
@@ -146,6 +147,13 @@ class RunConfig:
     """How much time training may take: short, default, or paper, the published length; it makes a
     difference for convolutional networks on cifar10 (12, 50 or 200 epochs)."""
 
+    optimizer: _OptionalName = None
+    """What trains the networks: sgd (with Nesterov momentum) or adamw; by default sgd."""
+
+    learning_rate: _OptionalFloat = None
+    """The highest learning rate of training the dense network; that of fine-tuning changes with it.
+    By default the recipe of its model and dataset."""
+
     distill: float = 0.0
     """While pruned networks are fine-tuned, the weight of the dense network's answers in the loss,
     in [0, 1]; the labels have the rest. For the baselines, too."""
@@ -239,6 +247,7 @@ def check(config: RunConfig) -> None:
         ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
         ("recipe", config.recipe, RECIPES),
+        ("optimizer", config.optimizer, ("sgd", "adamw", None)),
         ("schedule", config.schedule, tuple(costs.SCHEDULES)),
         *(("baseline", name, BASELINES) for name in config.baselines),
     ):
@@ -270,6 +279,10 @@ def check(config: RunConfig) -> None:
             )
     if not 0 <= config.latency_margin < 1:
         raise UserError(f"--latency-margin {config.latency_margin:g} is outside [0, 1)")
+    if config.learning_rate is not None and not 0 < config.learning_rate < float("inf"):
+        raise UserError(
+            f"--learning-rate {config.learning_rate:g} is not possible; give one above 0"
+        )
     if not 0 <= config.distill <= 1:
         raise UserError(f"--distill {config.distill:g} is outside [0, 1]")
     if not config.distill_temperature > 0:

@@ -60,12 +60,20 @@ class Job(NamedTuple):
     def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
         """How weights are fitted in "pretrain" or "finetune"; the latter without a teacher."""
         config = self.config
-        epochs = getattr(config, f"{phase}_epochs")
         name: Any = config.recipe
-        recipe = training.default_recipe(
-            self.network.name, self.dataset.name, phase=phase, name=name
-        )
-        return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+        task = self.network.name, self.dataset.name
+        recipe = training.default_recipe(*task, phase=phase, name=name)
+        rate = config.learning_rate
+        if rate is not None:  # in fine-tuning the same part of it as by default
+            usual = training.default_recipe(*task, name=name).learning_rate
+            rate *= recipe.learning_rate / usual
+        given = {
+            "epochs": getattr(config, f"{phase}_epochs"),
+            "optimizer": config.optimizer,
+            "learning_rate": rate,
+        }
+        changes: Any = {field: value for field, value in given.items() if value is not None}
+        return dataclasses.replace(recipe, **changes)
 
     def key(self, stream: str) -> jax.Array:
         """The PRNG key of a stream of `KEYS`."""

@@ -19,7 +19,7 @@ from jaxprune import training
 from jaxprune.commands import docs
 from jaxprune.commands.run import arguments
 from jaxprune.commands.run.command import main
-from jaxprune.commands.run.job import build
+from jaxprune.commands.run.job import Job, build
 from jaxprune.training import data, pretraining
 
 TASK = """
@@ -208,3 +208,17 @@ def test_the_example_of_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys
     loaded = jaxprune.load("run")
     logits = loaded(loaded.params, np.zeros((3, 8, 8, 1), np.float32))
     assert jax.numpy.isfinite(logits).all()
+
+
+def test_optimizer_and_learning_rate_can_be_chosen(task):
+    def recipes(*words):
+        run = arguments.parse([*TINY, *OWN, *words]).run
+        network, dataset = build(OWN[1], data.load(OWN[3])), data.load(OWN[3])
+        made = Job(run, None, None, dataset, network, None, None, ())
+        return made.recipe("pretrain"), made.recipe("finetune")
+
+    usual, chosen = recipes(), recipes("--optimizer", "adamw", "--learning-rate", "0.001")
+    assert [recipe.optimizer for recipe in (*usual, *chosen)] == ["sgd"] * 2 + ["adamw"] * 2
+    assert [recipe.learning_rate for recipe in usual] == [0.02, 0.005]
+    assert [recipe.learning_rate for recipe in chosen] == [0.001, 0.00025]
+    assert [recipe.epochs for recipe in chosen] == [20, 1]  # as TINY says
