@@ -29,7 +29,8 @@ def table(structure: "Structure") -> Table:
     whole = np.array([group.size for group in structure.groups], np.float64)
     params, macs = structure.param_counts.total(whole), structure.mac_counts.total(whole)
     partners = _partners(structure)
-    rows = [("group", "channels", "parameters", "multiply-adds", "layers", "read by", "")]
+    header = ("group", "channels", "parameters", "multiply-adds", "layers", "read by", "")
+    rows: list[tuple[str, ...]] = [header]
     for index, group in enumerate(structure.groups):
         without = whole.copy()
         without[index] = 0
