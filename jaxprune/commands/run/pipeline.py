@@ -6,30 +6,27 @@ keys, and comes to the same end.
 """
 
 import dataclasses
-import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
 
-from jaxprune import costs, importance, training
+from jaxprune import costs, training
 from jaxprune.commands.config import BASELINES, limits
 from jaxprune.commands.report import architecture, contents, write_report
-from jaxprune.commands.run import finalists, forecast, measuring, rounds
+from jaxprune.commands.run import forecast, measuring, rounds, tuning
 from jaxprune.commands.run.display import Display
 from jaxprune.commands.run.job import Job, compensated, latency_input, pose
 from jaxprune.commands.run.metadata import describe
 from jaxprune.costs.budgets import Budget
 from jaxprune.costs.outlook import Outlook, outlook
-from jaxprune.dependency import CompactNetwork, Masks, Structure, compact, masked
-from jaxprune.dependency.nesting import widened
+from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.files.run_folder import REPORT, RESULT, RunFolder, write_json
 from jaxprune.networks import export
-from jaxprune.search.baselines import candidates, global_l1, random_mask, uniform_l1
-from jaxprune.search.problem import Archive, Problem, validation_scores
+from jaxprune.search.baselines import candidates
+from jaxprune.search.problem import Problem, validation_scores
 from jaxprune.training import data
 
 T = TypeVar("T")
@@ -65,7 +62,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     if measured_only:
         possible = _outlook(job, problem.budgets, folder, display)
     one = job.config.rounds == 1
-    found = (_at_once if one else _in_rounds)(job, problem, variables, folder, display)
+    found = (rounds.at_once if one else rounds.in_rounds)(job, problem, variables, folder, display)
     answer, masks, weights = found
     if job.config.compensate:
         weights = {name: compensated(job, weights[name], mask) for name, mask in masks.items()}
@@ -75,7 +72,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     }
     differences = _verify(job, weights, networks, folder)
     with folder.timed("finetune"):
-        trained = _finetune(job, weights, networks, variables, folder, display)
+        trained = tuning.finetune(job, weights, networks, variables, folder, display)
     with folder.timed("evaluate"):
         measured = measuring.measure(problem, networks, trained, folder, display)
         winner = _winner(job, problem, networks, trained, measured)
@@ -116,115 +113,6 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     write_json(folder.path / RESULT, result)
     display.end(f"{folder.path / 'report.html'}")
     return result
-
-
-class _Found(NamedTuple):
-    """What the search came to, as the dense network has it.
-
-    Attributes:
-        answer: See `_search`.
-        masks: {network: masks} of the finalists and the baselines.
-        weights: {network: the dense network's variables, from which it is fine-tuned}.
-    """
-
-    answer: dict[str, Any]
-    masks: dict[str, dict[str, np.ndarray]]
-    weights: dict[str, Any]
-
-
-def _at_once(
-    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
-) -> _Found:
-    """All filters are removed in one round."""
-    answer, tuned, found = _round(job, problem, variables, folder, display)
-    baselines = {name: _baseline(name, job, problem, variables) for name in _wanted_baselines(job)}
-    weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
-    return _Found(answer, {**tuned, **baselines}, weights)
-
-
-def _in_rounds(
-    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
-) -> _Found:
-    """A part of the filters is removed in each round; the search and each baseline go their way."""
-    plan = rounds.budgets(job)
-    masks, weights = {}, {}
-    last = _before_last(job, variables, plan, "pruned", folder, display)
-    part = folder.part(f"round_{len(plan)}")
-    display.say(f"round {len(plan)} of {len(plan)}")
-    its_problem = pose(last.job, last.variables, {})
-    answer, tuned, found = _round(last.job, its_problem, last.variables, part, display)
-    for name, mask in tuned.items():
-        masks[name], weights[name] = last.of_dense(mask), last.in_dense(found)
-    if not folder.has("answer"):
-        folder.save("answer", rounds.answer_of_dense(last, problem, answer))
-    for name in _wanted_baselines(job):
-        last = _before_last(job, variables, plan, name, folder, display)
-        its_problem = pose(last.job, last.variables, {})
-        masks[name] = last.of_dense(_baseline(name, last.job, its_problem, last.variables))
-        weights[name] = last.in_dense(last.variables)
-    return _Found(folder.load("answer"), masks, weights)
-
-
-def _before_last(
-    job: Job,
-    variables: Any,
-    plan: Sequence[tuple[str, ...]],
-    name: str,
-    folder: RunFolder,
-    display: Display,
-) -> rounds.Stage:
-    """The rounds before the last of the search ("pruned") or of a baseline; what the last gets."""
-    dense, masks = variables, job.structure.full_masks()
-    for number, budget in enumerate(plan[:-1], start=1):
-        part = folder.part(f"round_{number}")
-        display.say(f"round {number} of {len(plan)}, {name}")
-        now = rounds.stage(job, masks, variables, budget)
-        inner, found = _first_choice(name, now, part, display)
-        masks = now.of_dense(inner)
-        variables = _after_round(name, job, masks, now.in_dense(found), dense, part, display)
-    return rounds.stage(job, masks, variables, plan[-1])
-
-
-def _first_choice(
-    name: str, now: rounds.Stage, part: RunFolder, display: Display
-) -> tuple[dict[str, np.ndarray], Any]:
-    """The masks that the search or a baseline leaves a round with, and the weights they are for."""
-    problem = pose(now.job, now.variables, {})
-    if name != "pruned":
-        return _baseline(name, now.job, problem, now.variables), now.variables
-    _, tuned, found = _round(now.job, problem, now.variables, part, display)
-    return tuned["finalist_1"], found
-
-
-def _after_round(
-    name: str,
-    job: Job,
-    masks: Masks,
-    variables: Any,
-    dense: Any,
-    part: RunFolder,
-    display: Display,
-) -> Any:
-    """The fine-tuned weights of what a round has left, as the dense network has them."""
-    if job.config.compensate:
-        variables = compensated(job, variables, masks)
-    small = compact(job.network.apply, job.structure, variables, masks)
-    with part.timed("finetune"):
-        tuned = _finetune(job, {name: variables}, {name: small}, dense, part, display)
-    return widened(job.structure, masks, tuned[name])
-
-
-def _round(
-    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], Any]:
-    """One search: its answer, the finalists' masks, and the weights that it found them with."""
-    with folder.timed("search"):
-        answer = _search(job, problem, folder, display)
-    found = answer.get("variables", variables)
-    with folder.timed("semifinal"):
-        archive = Archive(**answer["archive"])
-        tuned = finalists.choose(job, problem, found, archive, folder, display)
-    return answer, tuned, found
 
 
 def _outlook(
@@ -274,126 +162,6 @@ def _pretrain(job: Job, folder: RunFolder, display: Display) -> Any:
 
 def _shapes(job: Job) -> Any:
     return jax.eval_shape(job.network.init, jax.random.PRNGKey(0))
-
-
-def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> dict[str, Any]:
-    """The answer: {"mask", "archive", "episodes", "seconds"}, of numpy arrays.
-
-    Where the search trained the network itself, its weights are the entry "variables".
-    """
-    display.begin("search", _planned(job.search))
-    if folder.has("answer"):
-        answer: dict[str, Any] = folder.load("answer")
-        display.end(_found(problem, Archive(**answer["archive"]), float(answer["seconds"])))
-        return answer
-
-    state, seconds = None, 0.0
-    if folder.has("search"):
-        first = job.method.init(job.search, problem, job.key("search"))
-        kept = folder.load("search", like={"state": first, "seconds": 0.0})
-        state, seconds = kept["state"], float(kept["seconds"])
-    clock, seldom = _Clock(seconds), _Seldom()
-    longest = getattr(job.search, "seconds", None)
-    pace = forecast.Pace(_planned(job.search), longest, clock.seconds, display.say)
-    since: list[float] = []  # seconds after which there were results; most compiles come first
-
-    def keep(state: Any) -> None:
-        folder.save("search", {"state": state, "seconds": clock.seconds()})
-
-    def progress(state: Any, metrics: dict[str, Any]) -> None:
-        folder.log("search", int(metrics["iteration"]), metrics)
-        if not since:
-            since.append(clock.seconds())
-        if problem.traceable:
-            seldom(functools.partial(keep, state))
-        else:  # what was measured would not be measured alike again
-            keep(state)
-            folder.save_json("known_costs", measuring.known_costs(problem))
-        done = metrics["candidates"] if hasattr(job.search, "candidates") else metrics["iteration"]
-        pace.round(done, metrics["iteration"])
-        display.step(
-            done,
-            f"{_so_far(metrics['best_accuracy'])}, "
-            f"{metrics['candidates'] / clock.seconds():.2g} candidates/s, "
-            f"iteration {metrics['iteration']}, episode {metrics['episodes']}",
-        )
-
-    found = job.method.search(
-        job.search, problem, job.key("search"), state=state, progress=progress
-    )
-    answer = {
-        "mask": np.asarray(found.mask, np.uint8),
-        "archive": found.archive._asdict(),
-        "episodes": np.int64(found.episodes),
-        "seconds": np.float64(clock.seconds()),
-    }
-    if pace.estimate is not None:
-        answer["forecast"] = np.float64(pace.estimate)
-    if found.variables is not None:
-        answer["variables"] = found.variables
-    folder.save("answer", answer)
-    begun = f", the first after {since[0] - seconds:.1f} s" if since else ""
-    display.end(_found(problem, found.archive, clock.seconds()) + begun)
-    return answer
-
-
-def _so_far(best_accuracy: float) -> str:
-    """The best validation accuracy of a network that meets the budget; 0 where there is none."""
-    return f"best {best_accuracy:.2%} in budget" if best_accuracy else "none in budget yet"
-
-
-class _Clock:
-    """Seconds of work on a phase, those before an interruption included."""
-
-    def __init__(self, before: float):
-        self._before = before
-        self._start = time.monotonic()
-
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-
-class _Seldom:
-    """Does something so seldom that it takes no more than about a tenth of the time."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic()
-
-    def __call__(self, action: Callable[[], None]) -> None:
-        start = time.monotonic()
-        if start >= self._next:
-            action()
-            end = time.monotonic()
-            self._next = end + 9 * (end - start)
-
-
-def _planned(search: Any) -> int | None:
-    """How many iterations or candidates a method plans, where its settings say so."""
-    names = ("candidates", "iterations", "epochs")
-    return next((getattr(search, name) for name in names if hasattr(search, name)), None)
-
-
-def _found(problem: Problem, archive: Archive, seconds: float) -> str:
-    best = candidates.best_validation(archive, problem.budget)
-    return f"{_so_far(best)}, {len(archive.cost)} candidates in {seconds:.1f} s"
-
-
-def _wanted_baselines(job: Job) -> list[str]:
-    """The baselines that the run is compared with, in the order of the tables."""
-    same = "uniform" if job.config.importance == "l1" else None  # it would be uniform_l1
-    return [name for name in BASELINES if name in job.config.baselines and name != same]
-
-
-def _baseline(name: str, job: Job, problem: Problem, variables: Any) -> dict[str, np.ndarray]:
-    """The masks of a baseline."""
-    if name == "random":
-        mask = random_mask(problem, job.key("random"))
-    elif name == "uniform":
-        mask = uniform_l1(problem)
-    else:
-        by_norm = problem._replace(importance=importance.l1(job.structure, variables))
-        mask = {"uniform_l1": uniform_l1, "global_l1": global_l1}[name](by_norm)
-    return job.structure.unflatten(np.asarray(mask, np.uint8))
 
 
 def _winner(
@@ -454,103 +222,6 @@ def _verify(
     return differences
 
 
-def _finetune(
-    job: Job,
-    weights: dict[str, Any],
-    networks: dict[str, CompactNetwork],
-    dense: Any,
-    folder: RunFolder,
-    display: Display,
-) -> dict[str, Any]:
-    """The fine-tuned parameters of each network, all by the same recipe and from the same key.
-
-    Where the run asks for it, the dense network is the teacher of all of them.
-    """
-    recipe = dataclasses.replace(
-        job.recipe("finetune"),
-        distill=job.config.distill,
-        temperature=job.config.distill_temperature,
-    )
-    teacher = jax.tree_util.Partial(job.network.apply, dense)
-    display.begin("fine-tune", recipe.epochs * len(networks))
-    trained: dict[str, Any] = {}
-    for number, (name, small) in enumerate(networks.items()):
-        if folder.has(f"finetuned_{name}"):
-            trained[name] = folder.load(f"finetuned_{name}", like=small.params)
-            continue
-        position = training.Kept(folder.position(f"finetuning_{name}"))
-        twin = _same_network(networks, weights, name)
-        if twin is None:
-            trained[name] = _finetune_one(
-                job,
-                weights[name],
-                small,
-                recipe,
-                _finetune_progress(name, number * recipe.epochs, recipe.epochs, folder, display),
-                teacher,
-                position,
-            )
-        else:
-            trained[name] = trained[twin]
-        folder.save(f"finetuned_{name}", trained[name])
-        position.remove()
-    display.end(f"{len(networks)} networks, {recipe.epochs} epochs each")
-    return trained
-
-
-def _finetune_one(
-    job: Job,
-    variables: Any,
-    small: CompactNetwork,
-    recipe: training.Recipe,
-    progress: training.Progress,
-    teacher: Callable[[jax.Array], jax.Array],
-    position: training.Kept,
-) -> Any:
-    train = compact(job.network.apply_train, job.structure, variables, small.masks)
-    fitted, _ = training.finetune(
-        train,
-        small.params,
-        job.dataset.train,
-        job.preprocess,
-        recipe,
-        job.key("finetune"),
-        progress=progress,
-        mesh=job.mesh,
-        teacher=teacher,
-        keep=position,
-    )
-    return fitted
-
-
-def _finetune_progress(
-    name: str, before: int, epochs: int, folder: RunFolder, display: Display
-) -> Callable[[int, dict[str, float]], None]:
-    def progress(epoch: int, metrics: dict[str, float]) -> None:
-        folder.log(f"finetune {name}", epoch, metrics)
-        display.step(
-            before + epoch,
-            f"{name}, epoch {epoch}/{epochs}, training accuracy {metrics['accuracy']:.2%}",
-        )
-
-    return progress
-
-
-def _same_network(
-    networks: dict[str, CompactNetwork], weights: dict[str, Any], name: str
-) -> str | None:
-    """An earlier network with the same masks and weights, which must end with the same numbers."""
-    for other in networks:
-        if other == name:
-            return None
-        if weights[other] is not weights[name]:
-            continue
-        pairs = zip(networks[other].masks.values(), networks[name].masks.values(), strict=True)
-        if all(np.array_equal(left, right) for left, right in pairs):
-            return other
-    return None
-
-
 def _evaluate(
     job: Job,
     variables: Any,
@@ -584,7 +255,7 @@ def _evaluate(
     }
     display.step(1, "dense")
     for name, small in networks.items():
-        twin = _same_network(networks, weights, name)
+        twin = tuning.same_network(networks, weights, name)
         rows[name] = (
             rows[twin]
             if twin

@@ -1,102 +1,144 @@
-"""Pruning in rounds: a part of the way to the budget, fine-tuning, and the next part from there.
+"""What the search and the baselines keep of a network: at once, or in several rounds."""
 
-Each round works on a network that is really smaller. Between rounds, masks and weights are kept as
-the dense network has them, with zeros in the place of weights that are gone, so that a run in
-several rounds ends in the same form as one in a single round.
-"""
-
-import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from jaxprune import costs
-from jaxprune.commands.run.job import Job, make_job_budgets
-from jaxprune.dependency import Masks, compact, trace
-from jaxprune.dependency.nesting import nested, widened
-from jaxprune.search.baselines import candidates
+from jaxprune import importance
+from jaxprune.commands.config import BASELINES
+from jaxprune.commands.run import finalists, searching, stages, tuning
+from jaxprune.commands.run.display import Display
+from jaxprune.commands.run.job import Job, compensated, pose
+from jaxprune.dependency import Masks, compact
+from jaxprune.dependency.nesting import widened
+from jaxprune.files.run_folder import RunFolder
+from jaxprune.search.baselines import global_l1, random_mask, uniform_l1
 from jaxprune.search.problem import Archive, Problem
 
 
-class Stage(NamedTuple):
-    """A network before one of its rounds.
+class Found(NamedTuple):
+    """What the search came to, as the dense network has it.
 
     Attributes:
-        whole: The job of the run, about the dense network.
-        masks: What is left of the dense network: {group: [size]}.
-        job: The job of this round, about the network that is left.
-        variables: The weights of that network.
+        answer: See `searching.search`.
+        masks: {network: masks} of the finalists and the baselines.
+        weights: {network: the dense network's variables, from which it is fine-tuned}.
     """
 
-    whole: Job
-    masks: Masks
-    job: Job
-    variables: Any
-
-    def of_dense(self, masks: Masks) -> dict[str, np.ndarray]:
-        """What this round keeps, {group: [..., size]}, as masks of the dense network."""
-        return nested(self.whole.structure, self.masks, self.job.structure, masks)
-
-    def in_dense(self, variables: Any) -> Any:
-        """Weights of the network of this round as the dense network has them."""
-        return widened(self.whole.structure, self.masks, variables)
+    answer: dict[str, Any]
+    masks: dict[str, dict[str, np.ndarray]]
+    weights: dict[str, Any]
 
 
-def budgets(job: Job) -> list[tuple[str, ...]]:
-    """What each round of a run may leave of its costs, as `--budget` is typed."""
-    count, schedule = job.config.rounds, job.config.schedule
-    ways = [
-        [share * of.dense for share in costs.shares(min(of.limit, 1.0), count, schedule)]
-        for of in job.budgets
-    ]
-    return [tuple(f"={amount!r}" for amount in amounts) for amounts in zip(*ways, strict=True)]
+def at_once(
+    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
+) -> Found:
+    """All filters are removed in one round."""
+    answer, tuned, found = _round(job, problem, variables, folder, display)
+    baselines = {name: _baseline(name, job, problem, variables) for name in _wanted_baselines(job)}
+    weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
+    return Found(answer, {**tuned, **baselines}, weights)
 
 
-def stage(whole: Job, masks: Masks, variables: Any, budget: tuple[str, ...]) -> Stage:
-    """What the next round works on.
-
-    Args:
-        whole: The job of the run.
-        masks: What is left of the dense network.
-        variables: Its weights, at the shapes of the dense network.
-        budget: What the round may leave, one of `budgets`.
-    """
-    dense = whole.network
-    small = compact(dense.apply, whole.structure, variables, masks)
-    train = compact(dense.apply_train, whole.structure, variables, masks)
-
-    def init(key: jax.Array) -> Any:
-        return compact(dense.apply, whole.structure, dense.init(key), masks).params
-
-    x = jax.eval_shape(whole.preprocess, whole.dataset.train.images[:1])
-    structure = trace(small, small.params, x)
-    config = dataclasses.replace(whole.config, budget=budget)
-    network = dense._replace(init=init, apply=small, apply_train=train)
-    job = whole._replace(config=config, network=network, structure=structure)
-    job = job._replace(budgets=make_job_budgets(job, small.params))
-    return Stage(whole, masks, job, small.params)
+def in_rounds(
+    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
+) -> Found:
+    """A part of the filters is removed in each round; the search and each baseline go their way."""
+    plan = stages.budgets(job)
+    masks, weights = {}, {}
+    last = _before_last(job, variables, plan, "pruned", folder, display)
+    part = folder.part(f"round_{len(plan)}")
+    display.say(f"round {len(plan)} of {len(plan)}")
+    its_problem = pose(last.job, last.variables, {})
+    answer, tuned, found = _round(last.job, its_problem, last.variables, part, display)
+    for name, mask in tuned.items():
+        masks[name], weights[name] = last.of_dense(mask), last.in_dense(found)
+    if not folder.has("answer"):
+        folder.save("answer", stages.answer_of_dense(last, problem, answer))
+    for name in _wanted_baselines(job):
+        last = _before_last(job, variables, plan, name, folder, display)
+        its_problem = pose(last.job, last.variables, {})
+        masks[name] = last.of_dense(_baseline(name, last.job, its_problem, last.variables))
+        weights[name] = last.in_dense(last.variables)
+    return Found(folder.load("answer"), masks, weights)
 
 
-def answer_of_dense(last: Stage, problem: Problem, answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer of the last round's search as one about the dense network.
+def _before_last(
+    job: Job,
+    variables: Any,
+    plan: Sequence[tuple[str, ...]],
+    name: str,
+    folder: RunFolder,
+    display: Display,
+) -> stages.Stage:
+    """The rounds before the last of the search ("pruned") or of a baseline; what the last gets."""
+    dense, masks = variables, job.structure.full_masks()
+    for number, budget in enumerate(plan[:-1], start=1):
+        part = folder.part(f"round_{number}")
+        display.say(f"round {number} of {len(plan)}, {name}")
+        now = stages.stage(job, masks, variables, budget)
+        inner, found = _first_choice(name, now, part, display)
+        masks = now.of_dense(inner)
+        variables = _after_round(name, job, masks, now.in_dense(found), dense, part, display)
+    return stages.stage(job, masks, variables, plan[-1])
 
-    Args:
-        last: The stage before the last round.
-        problem: The problem of the dense network.
-        answer: What the search kept, see `pipeline`.
-    """
-    structure, inner = last.whole.structure, last.job.structure
 
-    def wide(masks: Any) -> np.ndarray:
-        parts = last.of_dense(inner.unflatten(np.asarray(masks, np.float32)))
-        return np.asarray(structure.flatten(parts), np.uint8)
+def _first_choice(
+    name: str, now: stages.Stage, part: RunFolder, display: Display
+) -> tuple[dict[str, np.ndarray], Any]:
+    """The masks that the search or a baseline leaves a round with, and the weights they are for."""
+    problem = pose(now.job, now.variables, {})
+    if name != "pruned":
+        return _baseline(name, now.job, problem, now.variables), now.variables
+    _, tuned, found = _round(now.job, problem, now.variables, part, display)
+    return tuned["finalist_1"], found
 
-    archive = Archive(**answer["archive"])
-    masks = wide(archive.masks)
-    cost = candidates.relative_costs(problem, masks.astype(np.float32))
-    found = {**answer, "mask": wide(answer["mask"])}
-    found["archive"] = archive._replace(masks=masks, cost=cost)._asdict()
-    if "variables" in answer:
-        found["variables"] = last.in_dense(answer["variables"])
-    return found
+
+def _after_round(
+    name: str,
+    job: Job,
+    masks: Masks,
+    variables: Any,
+    dense: Any,
+    part: RunFolder,
+    display: Display,
+) -> Any:
+    """The fine-tuned weights of what a round has left, as the dense network has them."""
+    if job.config.compensate:
+        variables = compensated(job, variables, masks)
+    small = compact(job.network.apply, job.structure, variables, masks)
+    with part.timed("finetune"):
+        tuned = tuning.finetune(job, {name: variables}, {name: small}, dense, part, display)
+    return widened(job.structure, masks, tuned[name])
+
+
+def _round(
+    job: Job, problem: Problem, variables: Any, folder: RunFolder, display: Display
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], Any]:
+    """One search: its answer, the finalists' masks, and the weights that it found them with."""
+    with folder.timed("search"):
+        answer = searching.search(job, problem, folder, display)
+    found = answer.get("variables", variables)
+    with folder.timed("semifinal"):
+        archive = Archive(**answer["archive"])
+        tuned = finalists.choose(job, problem, found, archive, folder, display)
+    return answer, tuned, found
+
+
+def _wanted_baselines(job: Job) -> list[str]:
+    """The baselines that the run is compared with, in the order of the tables."""
+    same = "uniform" if job.config.importance == "l1" else None  # it would be uniform_l1
+    return [name for name in BASELINES if name in job.config.baselines and name != same]
+
+
+def _baseline(name: str, job: Job, problem: Problem, variables: Any) -> dict[str, np.ndarray]:
+    """The masks of a baseline."""
+    if name == "random":
+        mask = random_mask(problem, job.key("random"))
+    elif name == "uniform":
+        mask = uniform_l1(problem)
+    else:
+        by_norm = problem._replace(importance=importance.l1(job.structure, variables))
+        mask = {"uniform_l1": uniform_l1, "global_l1": global_l1}[name](by_norm)
+    return job.structure.unflatten(np.asarray(mask, np.uint8))
