@@ -84,7 +84,7 @@ def answer_of_dense(last: Stage, problem: Problem, answer: dict[str, Any]) -> di
     Args:
         last: The stage before the last round.
         problem: The problem of the dense network.
-        answer: What the search kept, see `pipeline`.
+        answer: What the search kept, see `searching.search`.
     """
     structure, inner = last.whole.structure, last.job.structure
 
