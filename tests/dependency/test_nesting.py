@@ -34,8 +34,8 @@ def case(name):
             for key, (n, shape) in zip(keys, shapes.items(), strict=False)
         }
         return attention, params, jax.random.normal(keys[5], (2, 7, 6))
-    network = bundled.build(name, (32, 32, 3))
-    return network.apply, network.init(keys[0]), jax.random.normal(keys[5], (2, 32, 32, 3))
+    network = bundled.build(name, (8, 8, 1))
+    return network.apply, network.init(keys[0]), jax.random.normal(keys[5], (2, 8, 8, 1))
 
 
 @pytest.mark.parametrize(

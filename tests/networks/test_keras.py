@@ -41,6 +41,7 @@ def pruned(model, x, budget=0.5, **options):
     return small, narrow
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_with_branches():
     i = L.Input((8, 8, 3))
     x = r = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same", name="stem")(i)))
@@ -71,6 +72,7 @@ def test_a_sequential_network_inside_another_and_two_inputs():
     assert narrow.layers[-1].units == 3
 
 
+@pytest.mark.slow
 def test_attention_embedding_and_recurrent_layers():
     i = L.Input((7,), dtype="int32")
     x = L.Embedding(11, 8, name="embedding")(i)
