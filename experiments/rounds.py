@@ -3,9 +3,9 @@
     python experiments/rounds.py --runs /tmp/runs     # all rows, then the table
     python experiments/rounds.py                      # the table alone
 
-The network of the digits loses 95 % of its parameters. In four rounds it is fine-tuned for 20 epochs
-after each; in one round for 20, the default, or for 80, which are as many in all. The baselines go
-the same way as the search.
+The network of the digits loses 95 % of its parameters. In four rounds it is fine-tuned for 20
+epochs after each; in one round for 20, the default, or for 80, as many in all. The baselines go the
+same way as the search.
 """
 
 from rows import NOT_RUN, RESULTS, Row, devices, main, parser, read, spread, table
