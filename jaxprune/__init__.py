@@ -62,9 +62,17 @@ if TYPE_CHECKING:
     )
     from jaxprune.errors import UserError
     from jaxprune.importance.compensation import compensate
-    from jaxprune.networks.adapters import from_equinox, from_haiku, from_linen, from_nnx
+    from jaxprune.networks.adapters import (
+        from_equinox,
+        from_haiku,
+        from_keras,
+        from_linen,
+        from_nnx,
+    )
     from jaxprune.networks.export import LoadedNetwork, load, save
     from jaxprune.networks.narrow import linen_module, nnx_module
+    from jaxprune.networks.narrow_keras import keras_model
+    from jaxprune.networks.network import Network
     from jaxprune.scoring.evaluation import Scores
     from jaxprune.search.problem import Archive, Problem, SearchResult, best, make_problem
 
@@ -81,9 +89,11 @@ _HOMES = {
     "trace",
     "errors": "UserError",
     "importance.compensation": "compensate",
-    "networks.adapters": "from_equinox from_haiku from_linen from_nnx",
+    "networks.adapters": "from_equinox from_haiku from_keras from_linen from_nnx",
     "networks.export": "LoadedNetwork load save",
     "networks.narrow": "linen_module nnx_module",
+    "networks.narrow_keras": "keras_model",
+    "networks.network": "Network",
     "scoring.evaluation": "Scores",
     "search.problem": "Archive Problem SearchResult best make_problem",
 }
@@ -110,6 +120,7 @@ __all__ = [
     "Layer",
     "Limits",
     "LoadedNetwork",
+    "Network",
     "Problem",
     "Scores",
     "SearchResult",
@@ -125,9 +136,11 @@ __all__ = [
     "files",
     "from_equinox",
     "from_haiku",
+    "from_keras",
     "from_linen",
     "from_nnx",
     "importance",
+    "keras_model",
     "linen_module",
     "load",
     "make_problem",

@@ -1,6 +1,7 @@
 """The README and the how-to pages: their Python runs as it stands, their commands can be typed."""
 
 import importlib
+import itertools
 import json
 import pkgutil
 import re
@@ -142,7 +143,9 @@ def check_run(words, folder):
     if "--resume" in words:
         kept = Path(words[words.index("--out") + 1])
         kept.mkdir(parents=True, exist_ok=True)
-        stored = config.to_json(config.RunConfig(), methods.get("mcts").Config())
+        typed = dict(itertools.pairwise(words))
+        own = {name: typed[f"--{name}"] for name in ("model", "dataset") if f"--{name}" in typed}
+        stored = config.to_json(config.RunConfig(**own), methods.get("mcts").Config())
         (kept / "config.json").write_text(json.dumps(stored))
     config.check(arguments.parse(words).run)
 

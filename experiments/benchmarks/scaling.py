@@ -155,9 +155,10 @@ def mlp(width: int) -> bundled.Network:
     def apply(variables: dict[str, Any], x: jax.Array) -> Any:
         return module.apply(variables, x)
 
-    return bundled.Network(
-        f"mlp of {width}", module, True, init, apply, lambda variables, x: (apply(variables, x), {})
-    )
+    def apply_train(variables: dict[str, Any], x: jax.Array) -> Any:
+        return apply(variables, x), {}
+
+    return bundled.Network(init, apply, apply_train, f"mlp of {width}", module, flat=True)
 
 
 def each(times: dict[str, list[float]], count: int) -> dict[str, list[float]]:

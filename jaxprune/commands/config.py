@@ -4,6 +4,7 @@ import dataclasses
 import json
 import platform
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from jaxprune.errors import UserError
+from jaxprune.files import functions
 from jaxprune.version import __version__
 
 PROGRAM = "python -m jaxprune.run"
@@ -37,6 +39,7 @@ def _option(metavar: str) -> Any:
 _Name = Annotated[str, _option("NAME")]
 _OptionalName = Annotated[str | None, _option("NAME")]
 _OptionalInt = Annotated[int | None, _option("INT")]
+_OptionalFloat = Annotated[float | None, _option("FLOAT")]
 _Names = Annotated[tuple[str, ...], _option("NAME ...")]
 _Patterns = Annotated[tuple[str, ...], _option("PATTERN ...")]
 _Amounts = Annotated[tuple[str, ...], _option("AMOUNT ...")]
@@ -53,12 +56,14 @@ class RunConfig:
     evolution, l0, autoprune, group_lasso, cges, barrier or admm."""
 
     dataset: _Name = "digits"
-    """The data: digits (embedded, nothing to download), mnist, fashion_mnist or cifar10."""
+    """The data: digits (embedded, nothing to download), mnist, fashion_mnist, cifar10, any other
+    image classification dataset of tensorflow-datasets that is prepared in --data-dir, or
+    module:function, your own Python function that returns arrays."""
 
     model: _OptionalName = None
     """The network: cnn, lenet300, lenet5, mlp, vgg11, vgg16, vgg19, resnet18, resnet20, resnet50,
-    resnet56, ghost_vgg16, ghost_resnet20; by default cnn for digits, lenet5 for the MNISTs,
-    resnet20 for cifar10."""
+    resnet56, ghost_vgg16, ghost_resnet20, or module:function, your own Python function that returns
+    a Flax module; by default cnn for digits, lenet5 for the MNISTs, resnet20 for cifar10."""
 
     prune_inputs: bool = False
     """Let input features be removed too, where the first layer reads them one by one."""
@@ -142,6 +147,13 @@ class RunConfig:
     """How much time training may take: short, default, or paper, the published length; it makes a
     difference for convolutional networks on cifar10 (12, 50 or 200 epochs)."""
 
+    optimizer: _OptionalName = None
+    """What trains the networks: sgd (with Nesterov momentum) or adamw; by default sgd."""
+
+    learning_rate: _OptionalFloat = None
+    """The highest learning rate of training the dense network; that of fine-tuning changes with it.
+    By default the recipe of its model and dataset."""
+
     distill: float = 0.0
     """While pruned networks are fine-tuned, the weight of the dense network's answers in the loss,
     in [0, 1]; the labels have the rest. For the baselines, too."""
@@ -175,6 +187,14 @@ class RunConfig:
     """What the result is compared with, each fine-tuned as it is: uniform_l1, global_l1, random,
     and uniform, in the order of --importance, where that is not l1. With no name: nothing."""
 
+    rounds: int = 1
+    """In how many rounds filters are removed: each removes a part, by a search of its own, and the
+    best network is fine-tuned before the next. For the baselines, too."""
+
+    schedule: _Name = "geometric"
+    """What each of several rounds may leave: geometric, the same fraction of what the round before
+    it left; linear, the same amount less each time; cubic, most of it goes in the first ones."""
+
     statistics: _Name = "batch"
     """What BatchNorm normalises by while candidates are compared: batch, the statistics of the
     scored images, which tells more about the accuracy after fine-tuning (Li et al., EagleEye, ECCV
@@ -206,7 +226,7 @@ PLACES = (
 change when resuming."""
 
 
-_APART = {"search", "versions"}
+_APART = {"search", "versions", "content"}
 """What config.json holds besides the fields of RunConfig."""
 
 
@@ -218,25 +238,24 @@ def check(config: RunConfig) -> None:
     """
     from jaxprune import costs, importance
     from jaxprune.costs import budgets
-    from jaxprune.networks import bundled
     from jaxprune.scoring import lowering
     from jaxprune.search import methods
-    from jaxprune.training import data
 
     lowering.switched_on()
     for option, value, names in (
         ("method", config.method, methods.NAMES),
-        ("dataset", config.dataset, data.NAMES),
-        ("model", config.model, (*bundled.NAMES, None)),
         ("importance", config.importance, (*importance.NAMES, None)),
         ("statistics", config.statistics, STATISTICS),
         ("recipe", config.recipe, RECIPES),
+        ("optimizer", config.optimizer, ("sgd", "adamw", None)),
+        ("schedule", config.schedule, tuple(costs.SCHEDULES)),
         *(("baseline", name, BASELINES) for name in config.baselines),
     ):
         if value not in names:
             known = ", ".join(name for name in names if name is not None)
             plural = option if option.endswith("s") else _PLURALS.get(option, f"{option}s")
             raise UserError(f"unknown {option} {value!r}; the {plural} are: {known}")
+    _check_task(config)
     if len(config.cost) != len(config.budget) or not config.cost:
         raise UserError(
             f"--cost names {len(config.cost)} costs and --budget {len(config.budget)} amounts; "
@@ -260,6 +279,10 @@ def check(config: RunConfig) -> None:
             )
     if not 0 <= config.latency_margin < 1:
         raise UserError(f"--latency-margin {config.latency_margin:g} is outside [0, 1)")
+    if config.learning_rate is not None and not 0 < config.learning_rate < float("inf"):
+        raise UserError(
+            f"--learning-rate {config.learning_rate:g} is not possible; give one above 0"
+        )
     if not 0 <= config.distill <= 1:
         raise UserError(f"--distill {config.distill:g} is outside [0, 1]")
     if not config.distill_temperature > 0:
@@ -273,6 +296,7 @@ def check(config: RunConfig) -> None:
         ("examples", 1),
         ("pretrain_epochs", 0),
         ("finetune_epochs", 0),
+        ("rounds", 1),
         ("semifinalists", 1),
         ("semifinal_steps", 1),
         ("finalists", 1),
@@ -288,7 +312,45 @@ def check(config: RunConfig) -> None:
             raise UserError(f"--{name} {value} is too small; it must be at least {least}")
     if config.seed >= 2**31:
         raise UserError(f"--seed {config.seed} is too large; it must be below {2**31}")
+    if config.rounds > 1:
+        _check_rounds(config)
     _check_hosts(config)
+
+
+def _check_rounds(config: RunConfig) -> None:
+    """Raises UserError unless the run can be made in several rounds."""
+    from jaxprune import costs
+    from jaxprune.search import methods
+
+    measured = [cost for cost in config.cost if cost not in costs.NAMES]
+    what = None
+    if measured:
+        what = f"costs known before they are measured ({', '.join(costs.NAMES)}), not {measured[0]}"
+    elif config.method in methods.FROM_SCRATCH:
+        what = f"a method that prunes trained weights; {config.method} trains its own"
+    elif config.prune_inputs:
+        what = "inputs that stay: leave --prune-inputs out"
+    if what is not None:
+        raise UserError(f"--rounds {config.rounds} needs {what}")
+
+
+def _check_task(config: RunConfig) -> None:
+    """Raises UserError unless there can be such a network and such data."""
+    from jaxprune.networks import bundled
+    from jaxprune.training import data
+
+    data.check_known(config.dataset, config.data_dir)
+    if config.model is None:
+        if config.dataset not in DEFAULT_MODELS:
+            raise UserError(
+                f"--dataset {config.dataset} has no usual network: add --model with one of "
+                f"{', '.join(bundled.NAMES)}, or module:function"
+            )
+    elif config.model not in bundled.NAMES and not functions.is_own(config.model):
+        raise UserError(
+            f"unknown model {config.model!r}; the models are: {', '.join(bundled.NAMES)}, or "
+            "module:function"
+        )
 
 
 def limits(config: RunConfig) -> Any:
@@ -322,7 +384,8 @@ def _check_hosts(config: RunConfig) -> None:
 def resolve(config: RunConfig, now: datetime) -> RunConfig:
     """Fills in what depends on other settings or on the time: model, importance and folder."""
     model = config.model or DEFAULT_MODELS[config.dataset]
-    name = f"{now:%Y%m%d-%H%M%S}-{config.method}-{model}-{config.dataset}"
+    task = f"{functions.slug(model)}-{functions.slug(config.dataset)}"
+    name = f"{now:%Y%m%d-%H%M%S}-{config.method}-{task}"
     importance = config.importance or ("reconstruction" if config.prune_inputs else "l1")
     out = config.out or Path("runs") / name
     return dataclasses.replace(config, model=model, importance=importance, out=out)
@@ -337,6 +400,13 @@ def to_json(config: RunConfig, search: Any) -> dict[str, Any]:
         name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES
     }
     return json.loads(json.dumps({**fields, "search": dataclasses.asdict(search)}))
+
+
+def own_names(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The functions of the user's own among settings: (option, module:function)."""
+    costs = [("cost", cost) for cost in settings.get("cost", ())]
+    named = [("model", settings.get("model")), ("dataset", settings.get("dataset")), *costs]
+    return [(option, name) for option, name in named if functions.is_own(str(name))]
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ import tyro
 
 from jaxprune.commands import console
 from jaxprune.errors import UserError
+from jaxprune.files import functions
 
 PROGRAM = "jaxprune export"
 
@@ -50,6 +51,11 @@ class Arguments:
     ] = None
     """What is written: a file, for linen a folder; by default in exported/ in the run's folder."""
 
+    model: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=lambda default: "")
+    ] = None
+    """For onnx, if the run's network is your own: its module:function again, which is imported."""
+
     overwrite: bool = False
     """Replace what is there."""
 
@@ -85,11 +91,17 @@ def export(options: Arguments) -> str:
     from jaxprune.networks.export.rebuild import open_model
 
     loaded = open_model(options.run)
+    named = str(loaded.metadata.get("model", ""))
+    if options.to == "linen" and functions.is_own(named):
+        raise UserError(
+            f"--to linen copies the source of bundled networks, and {named} is your own: choose "
+            "stablehlo or onnx, or let jaxprune.linen_module narrow what jaxprune.prune returned"
+        )
     out = options.out or options.run / "exported" / NAMES[options.to]
     out = out.expanduser()
     _check_free(out, options)
     try:
-        _WRITERS[options.to](options.run, out)
+        _WRITERS[options.to](options, out)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     x = "x: " + "; ".join(
@@ -116,33 +128,33 @@ def _check_free(out: Path, options: Arguments) -> None:
         )
 
 
-def _write_stablehlo(run: Path, out: Path) -> None:
+def _write_stablehlo(options: Arguments, out: Path) -> None:
     import jax
 
     from jaxprune.networks.export.examples import read
     from jaxprune.networks.export.program import checked
     from jaxprune.networks.export.rebuild import open_model
 
-    loaded = open_model(run)
+    loaded = open_model(options.run)
     params = jax.tree.map(jax.numpy.asarray, loaded.params)
     inputs, own_size = read(loaded.shapes()), loaded.batch is not None
     program = checked(lambda *x: loaded(params, *x), (), inputs, own_size)
     _write(out, bytes(program.serialize()))
 
 
-def _write_onnx(run: Path, out: Path) -> None:
+def _write_onnx(options: Arguments, out: Path) -> None:
     from jaxprune.networks.export.interchange import onnx
     from jaxprune.networks.export.rebuild import example, rebuild
 
-    rebuilt = rebuild(run)
+    rebuilt = rebuild(options.run, options.model)
     onnx(out, rebuilt.small, example(rebuilt.loaded))
 
 
-def _write_linen(run: Path, out: Path) -> None:
+def _write_linen(options: Arguments, out: Path) -> None:
     from jaxprune.networks.export.rebuild import rebuild
     from jaxprune.networks.export.standalone import linen
 
-    linen(out, rebuild(run))
+    linen(out, rebuild(options.run))
 
 
 def _write(out: Path, content: bytes) -> None:
@@ -156,7 +168,7 @@ def _write(out: Path, content: bytes) -> None:
         fresh.unlink(missing_ok=True)
 
 
-_WRITERS: dict[str, Callable[[Path, Path], None]] = {
+_WRITERS: dict[str, Callable[[Arguments, Path], None]] = {
     "stablehlo": _write_stablehlo,
     "onnx": _write_onnx,
     "linen": _write_linen,

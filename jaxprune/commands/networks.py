@@ -1,6 +1,6 @@
 """`jaxprune networks ...`: pretrained networks as files that travel.
 
-`make` trains a bundled network, or goes on training it, and leaves one file: the weights in half
+`make` trains a network, or goes on training it, and leaves one file: the weights in half
 precision, and what they are. `add` puts such files into the cache of this machine, where every run
 of the same network, data, recipe and seed finds them. `list` shows the known ones.
 """
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     new = commands.add_parser("make", help="train a network and write its file")
     new.set_defaults(command=_make)
-    new.add_argument("--model", required=True, help="a bundled network")
+    new.add_argument("--model", required=True, help="a bundled network, or module:function")
     new.add_argument("--dataset", required=True, help="what it is trained on")
     new.add_argument("--recipe", default="default", choices=RECIPES, help="how long")
     new.add_argument("--epochs", type=int, help="how many epochs, instead of the recipe's")
@@ -73,14 +73,14 @@ def make(
     data_dir: Path | None = None,
     cache_dir: Path | None = None,
 ) -> Path:
-    """Trains a bundled network, unless it was trained before, and writes its file.
+    """Trains a network, unless it was trained before, and writes its file.
 
     The weights that the file holds, in half precision, take the place of those in the cache: all
     who prune the network begin with the same numbers.
 
     Args:
-        model: One of `networks.bundled.NAMES`.
-        dataset_name: One of `training.data.NAMES`.
+        model: See `commands.run.job.build`.
+        dataset_name: See `training.data.load`.
         out: Folder of the file. Unfinished training keeps its position there.
         recipe_name: See `training.default_recipe`.
         epochs: Epochs instead of the recipe's.
@@ -100,15 +100,15 @@ def make(
     from jaxprune import training
     from jaxprune.commands.config import device, versions
     from jaxprune.commands.run.compiled import keep_compiled
+    from jaxprune.commands.run.job import build
     from jaxprune.files import arrays
-    from jaxprune.networks import bundled
     from jaxprune.training import data, pretraining
 
     keep_compiled(cache_dir)
     dataset = data.load(dataset_name, data_dir, cache_dir=cache_dir)
     if examples is not None:
         dataset = data.subset(dataset, examples)
-    network = bundled.build(model, dataset.train.images.shape[1:], dataset.num_classes)
+    network = build(model, dataset)
     recipe = training.default_recipe(model, dataset_name, name=recipe_name)
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)

@@ -26,11 +26,13 @@ from jaxprune.costs.counting import (
 )
 from jaxprune.costs.limits import Kept, Limits
 from jaxprune.costs.pruning import prune
+from jaxprune.costs.schedules import SCHEDULES, shares
 from jaxprune.costs.selection import select
 from jaxprune.lazy import submodules
 
 __all__ = [
     "NAMES",
+    "SCHEDULES",
     "Kept",
     "Limits",
     "dense",
@@ -43,6 +45,7 @@ __all__ = [
     "params",
     "prune",
     "select",
+    "shares",
     "smallest",
     "sparsity",
     "times",

@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from jaxprune.costs import counting
 from jaxprune.costs.limits import NO_LIMITS, Limits, allowed, check_leaves_room
 from jaxprune.dependency import CompactNetwork, Structure, compact
 from jaxprune.errors import UserError
+from jaxprune.files import functions
 
 UNITS: dict[str, str] = {
     "macs": "multiply-adds",
@@ -284,17 +284,7 @@ def find(cost: str | CostFunction) -> tuple[str, CostFunction | None]:
         raise UserError(
             f"unknown cost {cost!r}; the costs are: {', '.join(NAMES)}, or module:function"
         )
-    try:
-        function = import_module(module)
-        for part in attribute.split("."):
-            function = getattr(function, part)
-    except ImportError as error:
-        raise UserError(f"the cost {cost!r} cannot be imported: {error}") from error
-    except AttributeError as error:
-        raise UserError(f"the cost {cost!r} does not exist: {error}") from error
-    if not callable(function):
-        raise UserError(f"the cost {cost!r} is a {type(function).__name__}, no function")
-    return cost, function
+    return cost, functions.find("cost", cost)
 
 
 def make_budgets(

@@ -1,6 +1,6 @@
 """The structure of a network: its groups of channels, its layers, and how to count them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.dependency import tables
 from jaxprune.dependency.counting import Counts
 
 Masks = Mapping[str, Any]
@@ -93,7 +94,7 @@ class Structure:
     """The channels of a network's parameters, and which of them must be removed together.
 
     Channels are numbered group by group, from 0 to `num_channels` - 1. `print(structure)` shows
-    the groups as a table.
+    the groups as a table, and so does a notebook.
 
     Attributes:
       groups: the groups in the order in which the network computes them.
@@ -237,45 +238,11 @@ class Structure:
         return leaves
 
     def __str__(self) -> str:
-        whole = np.array([group.size for group in self.groups], np.float64)
-        params, macs = self.param_counts.total(whole), self.mac_counts.total(whole)
-        partners = self._partners()
-        rows = [("group", "channels", "parameters", "multiply-adds", "layers", "read by", "")]
-        for index, group in enumerate(self.groups):
-            without = whole.copy()
-            without[index] = 0
-            rows.append(
-                (
-                    group.name,
-                    str(group.size),
-                    f"{params - self.param_counts.total(without):,.0f}",
-                    f"{macs - self.mac_counts.total(without):,.0f}",
-                    _shorten(group.layers),
-                    _shorten(group.consumers),
-                    f"times {', '.join(partners[index])}" if partners[index] else "",
-                )
-            )
-        lines = _table(rows)
-        for frozen in self.frozen:
-            where = f" at {frozen.source}" if frozen.source else ""
-            names = ", ".join(frozen.layers)
-            lines.append(f"frozen: {names} ({frozen.size} channels): {frozen.reason}{where}")
-        lines.append(
-            f"{len(self.groups)} groups, {self.num_channels} channels, "
-            f"{params:,.0f} parameters, {macs:,.0f} multiply-adds per example"
-        )
-        return "\n".join(lines)
+        return tables.text(self)
 
-    def _partners(self) -> list[list[str]]:
-        """For each group the groups it shares an axis with, as heads and head dimension do."""
-        involved = [{int(group)} for group in self.group_index]
-        for left, right in self.joints:
-            involved.append(involved[left] | involved[right])
-        found: list[set[int]] = [set() for _ in self.groups]
-        for groups in {frozenset(groups) for groups in involved if len(groups) > 1}:
-            for group in groups:
-                found[group] |= groups - {group}
-        return [[self.groups[other].name for other in sorted(others)] for others in found]
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return tables.html(self)
 
     __repr__ = __str__
 
@@ -286,22 +253,3 @@ def check_structure(structure: Any) -> None:
         raise TypeError(
             f"structure is of type {type(structure).__name__}; give what jaxprune.trace returned"
         )
-
-
-def _shorten(names: Sequence[str], most: int = 2) -> str:
-    more = f" (+{len(names) - most} more)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns, numbers to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numbers = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, numbers, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

@@ -12,6 +12,7 @@ The files are::
     state/            what resuming needs
 """
 
+import copy
 import fcntl
 import json
 import os
@@ -50,12 +51,19 @@ class RunFolder:
         self._lock = lock
         self._logged = {(line["phase"], line["step"]) for line in self.lines}
         self._listeners: list[Callable[[int, Mapping[str, Any]], None]] = []
+        self._prefix = ""
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._lock)
+
+    def part(self, name: str) -> "RunFolder":
+        """The same folder for a part of the work, whose states and phases have its name before."""
+        part = copy.copy(self)
+        part._prefix = f"{self._prefix}{name}_"
+        return part
 
     @property
     def finished(self) -> bool:
@@ -96,6 +104,7 @@ class RunFolder:
         A step repeated after an interruption gives the same numbers, so the file of a resumed run
         equals that of an uninterrupted one.
         """
+        phase = self._prefix + phase
         if (phase, step) in self._logged:
             return
         line = {"phase": phase, "step": step, **metrics}
@@ -134,7 +143,7 @@ class RunFolder:
         return read_json(path) if path.exists() else {}
 
     def _state(self, name: str) -> Path:
-        return self.path / STATE / name
+        return self.path / STATE / f"{self._prefix}{name}"
 
 
 def check_free(path: Path) -> None:

@@ -5,7 +5,7 @@ convention into that form, in inference mode, and import the library only when t
 
 A module's fields hold its widths, so the parameters of a compact network do not fit into the module
 that they came from. Call the compact network itself, `small(small.params, x)`, or let
-`jaxprune.networks.narrow` adapt a Flax module.
+`jaxprune.networks.narrow` adapt a Flax module, and `narrow_keras` a Keras model.
 """
 
 import inspect
@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import jax
+
+from jaxprune.errors import UserError
 
 Apply = Callable[..., Any]
 """`apply(variables, *inputs)`, which returns predictions."""
@@ -209,6 +211,80 @@ def from_haiku(
         ]
 
     return apply, {"params": params, "state": state} if stateful else params
+
+
+def from_keras(model: Any, **kwargs: Any) -> tuple[Apply, dict[str, Any]]:
+    """A Keras 3 model, on the JAX backend, as a function of its variables.
+
+    Example:
+      ```python
+      model = keras.Sequential([keras.Input((32, 32, 3)), ...])
+      apply, variables = jaxprune.from_keras(model)
+      structure = jaxprune.trace(apply, variables, x)
+      small = jaxprune.compact(apply, structure, variables, masks)
+      logits = small(small.params, x)
+      ```
+
+    Args:
+      model: the model, built: one whose input shape is known or that was called before.
+      **kwargs: passed to every call.
+
+    Returns:
+      `apply(variables, *inputs)`, and the variables by their Keras paths: "params" holds those that
+      are trainable, "state" the others, such as BatchNorm's statistics and the parameters of layers
+      that are not trainable.
+
+    Raises:
+      UserError: Keras runs on another backend, or the model is not built.
+    """
+    keras_library()
+    if not (getattr(model, "built", False) and model.variables):
+        name = getattr(model, "name", type(model).__name__)
+        raise UserError(f"the Keras model {name!r} has no variables yet: call it once, model(x)")
+    trainable = len(model.trainable_variables)
+    # A model of one's own may know no modes; Functional and Sequential ones always do.
+    mode = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+    names = [name for name, _ in keras_variables(model)]
+
+    def apply(variables: Any, *inputs: Any) -> Any:
+        params = [variables["params"][name] for name in names[:trainable]]
+        state = [variables["state"][name] for name in names[trainable:]]
+        x = inputs[0] if len(inputs) == 1 else list(inputs)
+        return model.stateless_call(params, state, x, **mode, **kwargs)[0]
+
+    values = [(name, variable.value) for name, variable in keras_variables(model)]
+    return apply, {"params": dict(values[:trainable]), "state": dict(values[trainable:])}
+
+
+def keras_library() -> Any:
+    """The module keras.
+
+    Raises:
+      ImportError: it is not installed.
+      UserError: it runs on another backend than JAX.
+    """
+    keras: Any = _library("keras", "keras")
+    if keras.config.backend() != "jax":
+        raise UserError(
+            f"Keras runs on {keras.config.backend()}, not on JAX: set the environment variable "
+            "KERAS_BACKEND=jax before Python imports keras"
+        )
+    return keras
+
+
+def keras_variables(model: Any) -> list[tuple[str, Any]]:
+    """The variables of a Keras model by name, trainable ones first.
+
+    A name is the variable's path; where several have the same, their numbers follow.
+    """
+    named: dict[str, Any] = {}
+    for variable in (*model.trainable_variables, *model.non_trainable_variables):
+        name, number = variable.path, 1
+        while name in named:
+            number += 1
+            name = f"{variable.path}_{number}"
+        named[name] = variable
+    return list(named.items())
 
 
 def _library(module: str, package: str) -> ModuleType:

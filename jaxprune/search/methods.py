@@ -41,6 +41,10 @@ TRACED_ONLY: tuple[str, ...] = tuple(name for name in METHODS if name not in MEA
 """Methods that ask for a mask's cost inside a compiled search, and so cannot measure it."""
 
 
+FROM_SCRATCH: tuple[str, ...] = ("l0", "autoprune", "group_lasso", "cges")
+"""Methods that train the network anew, sparse from the start."""
+
+
 def get(name: str) -> ModuleType:
     """The module of a search method.
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxprune import costs
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
-from jaxprune.networks.bundled import Network
+from jaxprune.networks.network import Network
 from jaxprune.scoring import threads
 from jaxprune.scoring.evaluation import Scores, classified, evaluate
 from jaxprune.search.problem import Material, Trainer

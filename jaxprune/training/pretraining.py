@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 
 from jaxprune.errors import UserError
 from jaxprune.files import arrays
+from jaxprune.files.functions import slug
 from jaxprune.files.trees import leaves_by_key, spelled
-from jaxprune.networks.bundled import Network
+from jaxprune.networks.network import Network
 from jaxprune.scoring import devices
 from jaxprune.training.data import Dataset, preprocess
 from jaxprune.training.data.cache import cache_folder
@@ -65,10 +66,10 @@ def pretrained(
     """A network fitted to the train split of a dataset, from the cache if it was made before.
 
     A network is known by a hash of everything that made it: the model and the shapes of its
-    variables, the pixels and labels of the train split, the recipe, the seed, and `VERSION`; not by
-    the device, and with the precision "auto" not by what this stood for. A damaged file is made
-    again. An interrupted pretraining goes on from its last saved position, and ends with the same
-    weights, bit for bit, as an uninterrupted one.
+    variables (and what it computes, where it is the user's own), the pixels and labels of the train
+    split, the recipe, the seed, and `VERSION`; not by the device, and with the precision "auto" not
+    by what this stood for. A damaged file is made again. An interrupted pretraining goes on from
+    its last saved position, and ends with the same weights, bit for bit, as an uninterrupted one.
 
     Args:
         network: The network.
@@ -145,9 +146,12 @@ def origin(network: Network, dataset: Dataset, recipe: Recipe, seed: int) -> Ori
         "recipe": _telling(recipe),
         "seed": seed,
     }
+    if network.content:
+        facts["content"] = network.content
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     del facts["variables"]  # the file has them
-    return Origin(f"{network.name}-{dataset.name}-{digest[:16]}.npz", facts)
+    task = f"{slug(network.name)}-{slug(dataset.name)}"
+    return Origin(f"{task}-{digest[:16]}.npz", facts)
 
 
 def _telling(recipe: Recipe) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def test_defaults_pass():
     ("field", "names"),
     [
         ("method", methods.NAMES),
-        ("dataset", data.NAMES),
-        ("model", bundled.NAMES),
+        ("dataset", (*data.NAMES, "those of images that lie prepared in", "or module:function")),
+        ("model", (*bundled.NAMES, "or module:function")),
         ("cost", (*budgets.NAMES, "or module:function")),
     ],
 )
@@ -37,8 +37,9 @@ def test_unknown_names_are_refused_with_all_valid_ones(field, names):
         UserError, match=rf"\Aunknown {field} 'nonsense'; the {field}s are: "
     ) as caught:
         config.check(dataclasses.replace(RunConfig(), **{field: wrong}))
-    assert str(caught.value).split(": ")[1].split(", ") == list(names)
-    assert set(names) - {"or module:function"} == set(config_help_names(field)), (
+    known = [name.split(" /")[0] for name in str(caught.value).split(": ")[1].split(", ")]
+    assert known == list(names)
+    assert {name for name in names if " " not in name} == set(config_help_names(field)), (
         "the help text lists other names"
     )
 

@@ -92,6 +92,21 @@ def test_linen_needs_flax_alone(run, tmp_path):
     assert "import jaxprune" not in source
 
 
+def test_linen_divides_float_images_by_nothing(tmp_path):
+    bright = 100 + 3 * np.random.default_rng(0).normal(size=(40, 8, 8, 1))
+    pair = bright, np.arange(40) % 10
+    dataset = data.own.made("mine:data", (pair, pair, pair))
+    network = bundled.build("lenet300", (8, 8, 1))
+    save(tmp_path / "run", "lenet300", metadata=describe(network, dataset, prune_inputs=False))
+    assert main([str(tmp_path / "run"), "--to", "linen", "--out", str(tmp_path / "linen")]) == 0
+    names: dict = {"__file__": str(tmp_path / "linen" / "network.py"), "__name__": "network"}
+    source = (tmp_path / "linen" / "network.py").read_text()
+    functions = source[source.index("INPUT_SHAPE") : source.index("def load")]
+    exec("import jax\nimport jax.numpy as jnp\nfrom typing import Any\n" + functions, names)
+    expected = data.preprocess(dataset, flat=True)(dataset.test.images)
+    np.testing.assert_allclose(names["preprocess"](dataset.test.images), expected, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet20", "resnet50"])
 def test_linen_of_networks_with_normalisation_and_shortcuts(name, tmp_path):

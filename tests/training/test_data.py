@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -126,7 +127,7 @@ def colour_dataset():
     images = (random.random((50, 4, 4, 3)) * (100, 200, 255)).astype(np.uint8)
     split = data.Split(images, np.zeros(50, np.int32))
     mean, std = (images / 255).mean((0, 1, 2)), (images / 255).std((0, 1, 2))
-    dataset = data.types.make_dataset("colours", split, split, held_out=0, seed=0)
+    dataset = data.types.make_dataset("colours", split, split, split)
     np.testing.assert_allclose(dataset.mean, mean, rtol=1e-6)
     np.testing.assert_allclose(dataset.std, std, rtol=1e-6)
     return dataset
@@ -279,6 +280,65 @@ def test_a_prepared_folder_has_every_example(mnist, tmp_path):
     assert rows(dataset.test) == rows(mnist.splits["test"])
     assert sorted(rows(dataset.train) + rows(dataset.validation)) == rows(mnist.splits["train"])
     assert dataset.num_classes == 10
+
+
+def other_dataset(mnist, to: Path) -> Path:
+    """The small MNIST under another name and version; returns the folder, its files to change."""
+    folder = to / "letters" / "small" / "1.0.0"
+    folder.mkdir(parents=True)
+    for path in mnist.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def change(path: Path, alter) -> None:
+    content = json.loads(path.read_text())
+    alter(content)
+    path.write_text(json.dumps(content))
+
+
+def test_any_prepared_dataset_of_images_is_read(mnist, tmp_path):
+    folder = other_dataset(mnist, tmp_path)
+    with pytest.raises(UserError, match=r"unknown dataset 'letters'.*digits, mnist"):
+        data.load("letters", tmp_path, cache_dir=tmp_path / "cache")
+    dataset = data.load("letters/small", tmp_path, cache_dir=tmp_path / "cache")
+    assert dataset.name == "letters/small"
+    assert rows(dataset.test) == rows(mnist.splits["test"])
+
+    def only_train(info):
+        del info["splits"][1]
+
+    change(folder / "dataset_info.json", only_train)
+    dataset = data.load("letters/small", tmp_path, cache_dir=tmp_path / "cache")
+    assert [len(split.labels) for split in dataset[1:4]] == [44, 4, 12]
+    whole = rows(dataset.train) + rows(dataset.validation) + rows(dataset.test)
+    assert sorted(whole) == rows(mnist.splits["train"])
+    other = data.load("letters/small", tmp_path, cache_dir=tmp_path / "cache", seed=1)
+    assert rows(other.test) == rows(dataset.test)
+
+
+@pytest.mark.parametrize(
+    ("alter", "says"),
+    [
+        (
+            lambda of: of.pop("label"),
+            r"is no image classification \(image: Image\).*--dataset module",
+        ),
+        (lambda of: of["image"]["image"].pop("shape"), "cannot be read .KeyError"),
+        (
+            lambda of: of["image"]["image"]["shape"].update(dimensions=["-1", "-1", "3"]),
+            r"images \[-1, -1, 3\] of type uint8, where -1 stands for any size",
+        ),
+        (lambda of: of["image"]["image"].update(dtype="float32"), "of type float32"),
+        (lambda of: of["label"]["classLabel"].update(numClasses="5"), "labels reach from 0 to 9"),
+    ],
+)
+def test_prepared_datasets_of_other_kinds_are_refused(mnist, tmp_path, alter, says):
+    folder = other_dataset(mnist, tmp_path)
+    change(folder / "features.json", lambda content: alter(content["featuresDict"]["features"]))
+    with pytest.raises(UserError, match=rf"dataset 'letters/small' .*{says}") as caught:
+        data.load("letters/small", tmp_path, cache_dir=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
 
 
 def test_tensorflow_datasets_reads_what_was_prepared(mnist):

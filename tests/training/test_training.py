@@ -58,7 +58,7 @@ def conv(digits):
         return module.apply(variables, x, train=True, mutable=["batch_stats"])
 
     init = jax.jit(lambda key: module.init(key, jnp.zeros((1, 8, 8, 1))))
-    network = bundled.Network("small", module, False, init, module.apply, apply_train)
+    network = bundled.Network(init, module.apply, apply_train, "small", module)
     return trained(digits, network)
 
 

@@ -42,6 +42,11 @@ class Arguments:
     ] = None
     """A file that gets all numbers."""
 
+    model: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=lambda default: "")
+    ] = None
+    """If the run's network is your own: its module:function again, which is imported."""
+
     overwrite: bool = False
     """Replace that file if it is there."""
 
@@ -72,7 +77,7 @@ def _run(options: Arguments) -> None:
     from jaxprune.networks.export.rebuild import rebuild
 
     keep_compiled(None)
-    rebuilt = rebuild(options.run)
+    rebuilt = rebuild(options.run, options.model)
     variables, trained = _dense_variables(options.run, rebuilt)
     found = compare(rebuilt, variables, options.batch, repeats=options.repeats)
     about = _about(rebuilt, options, trained)

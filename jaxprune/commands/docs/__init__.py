@@ -15,6 +15,7 @@ ORDER = (
     "choose_a_method",
     "set_a_budget",
     "prune_your_own_model",
+    "bring_your_own_task",
     "reproduce_a_table",
     "many_devices",
     "add_a_method",

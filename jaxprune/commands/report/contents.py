@@ -96,7 +96,7 @@ def of_result(path: Path, result: Any) -> Contents:
             settings=settings,
             command=_command(settings),
             result=result,
-            metrics=[line for line in read_metrics(path / METRICS) if line["phase"] == "search"],
+            metrics=_of_search(path, settings),
             budget=float(extra.get("budget", 1.0 if len(budgets) > 1 else budgets[0]["limit"])),
             points={
                 name: (float(cost), float(accuracy))
@@ -113,6 +113,13 @@ def of_result(path: Path, result: Any) -> Contents:
         raise UserError(
             f"the run in {path} is damaged or of another version ({type(error).__name__}: {error})"
         ) from error
+
+
+def _of_search(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the search; with several rounds, of the last one's."""
+    rounds = settings.get("rounds", 1)
+    phase = "search" if rounds == 1 else f"round_{rounds}_search"
+    return [line for line in read_metrics(path / METRICS) if line["phase"] == phase]
 
 
 def _checkpoint(path: Path) -> Any:

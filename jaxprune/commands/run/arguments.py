@@ -17,6 +17,7 @@ from jaxprune.commands.config import (
     RunConfig,
     difference,
     from_json,
+    own_names,
     to_json,
 )
 from jaxprune.errors import UserError
@@ -84,7 +85,23 @@ def parse(argv: Sequence[str]) -> Arguments[Any]:
         found = difference(to_json(run, search), to_json(arguments.run, arguments.search))
         if found:
             raise _different(found)
+    _check_typed(arguments.run, argv)
     return arguments
+
+
+def _check_typed(run: RunConfig, argv: Sequence[str]) -> None:
+    """Raises UserError if a function of the user's own is named by a file and not by the user.
+
+    It would be imported, which runs its module.
+    """
+    typed = {word.partition("=")[2] if word.startswith("--") else word for word in argv}
+    for option, name in own_names(vars(run)):
+        if name not in typed:
+            value = " ".join(run.cost) if option == "cost" else name
+            raise UserError(
+                f"--{option} {name} comes from a file: a function of your own is imported only if "
+                f"you type its name, since importing runs it; add --{option} {value}"
+            )
 
 
 def _defaults(argv: Sequence[str]) -> tuple[RunConfig, Any]:
@@ -136,11 +153,17 @@ _KEPT_PLACES = ("data_dir", "cache_dir", "devices", "coordinator", "processes", 
 
 
 def resume_command(config: RunConfig) -> str:
-    """What to type to continue a run."""
+    """What to type to continue a run, functions of the user's own included."""
     places = [
         f" --{name.replace('_', '-')} {shlex.quote(str(getattr(config, name)))}"
         for name in _KEPT_PLACES
         if getattr(config, name) is not None
+    ]
+    own = {option for option, _ in own_names(vars(config))}
+    places += [
+        f" --{option} {shlex.join(config.cost) if option == 'cost' else getattr(config, option)}"
+        for option in ("model", "dataset", "cost")
+        if option in own
     ]
     log = f" --log {' '.join(config.log)}" if config.log else ""
     return f"{PROGRAM} --resume --out {shlex.quote(str(config.out))}{''.join(places)}{log}"

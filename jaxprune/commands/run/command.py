@@ -67,8 +67,12 @@ def perform(options: arguments.Arguments[Any]) -> int:
                 f"{' and '.join(map(str, job.budgets))}, in {out}, on {job.device}"
             )
             stored = config.to_json(settings, options.search)
-            if not settings.resume:
+            if settings.resume:
+                jobs.check_content(job, run_folder.read_config(out).get("content", {}))
+            else:
                 stored = {**stored, "versions": config.versions()}
+                if own := jobs.content(job):
+                    stored = {**stored, "content": own}
             resume = arguments.resume_command(settings)
             with hosts.folder(out, None if settings.resume else stored) as opened:
                 if opened.finished:

@@ -1,7 +1,7 @@
 """What a run works on, put together and checked before anything is computed."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +13,11 @@ from jaxprune import costs, importance, training
 from jaxprune.commands.config import RunConfig, device, limits
 from jaxprune.costs.budgets import Budget, make_budgets
 from jaxprune.dependency import Masks, Structure, masked, trace
+from jaxprune.errors import UserError
+from jaxprune.files import functions
 from jaxprune.importance.compensation import compensate
-from jaxprune.networks import bundled
+from jaxprune.networks import bundled, own
+from jaxprune.networks.network import Network
 from jaxprune.scoring import devices
 from jaxprune.search import trainer
 from jaxprune.search.problem import Problem, Trainer, assemble, on_host
@@ -33,7 +36,7 @@ class Job(NamedTuple):
         method: The method's module.
         dataset: The data.
         network: The dense network.
-        preprocess: uint8 images to inputs of the network.
+        preprocess: Images to inputs of the network.
         structure: The network's groups of channels.
         budgets: What the untrained network may have of each cost.
         mesh: The devices that share the work; None: one.
@@ -43,7 +46,7 @@ class Job(NamedTuple):
     search: Any
     method: ModuleType
     dataset: data.Dataset
-    network: bundled.Network
+    network: Network
     preprocess: data.Preprocess
     structure: Structure
     budgets: tuple[Budget, ...]
@@ -57,12 +60,20 @@ class Job(NamedTuple):
     def recipe(self, phase: Literal["pretrain", "finetune"]) -> training.Recipe:
         """How weights are fitted in "pretrain" or "finetune"; the latter without a teacher."""
         config = self.config
-        epochs = getattr(config, f"{phase}_epochs")
         name: Any = config.recipe
-        recipe = training.default_recipe(
-            self.network.name, self.dataset.name, phase=phase, name=name
-        )
-        return recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+        task = self.network.name, self.dataset.name
+        recipe = training.default_recipe(*task, phase=phase, name=name)
+        rate = config.learning_rate
+        if rate is not None:  # in fine-tuning the same part of it as by default
+            usual = training.default_recipe(*task, name=name).learning_rate
+            rate *= recipe.learning_rate / usual
+        given = {
+            "epochs": getattr(config, f"{phase}_epochs"),
+            "optimizer": config.optimizer,
+            "learning_rate": rate,
+        }
+        changes: Any = {field: value for field, value in given.items() if value is not None}
+        return dataclasses.replace(recipe, **changes)
 
     def key(self, stream: str) -> jax.Array:
         """The PRNG key of a stream of `KEYS`."""
@@ -85,7 +96,7 @@ def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
     dataset = data.load(config.dataset, config.data_dir, cache_dir=config.cache_dir)
     if config.examples is not None:
         dataset = data.subset(dataset, config.examples)
-    network = bundled.build(str(config.model), dataset.train.images.shape[1:], dataset.num_classes)
+    network = build(str(config.model), dataset)
     preprocess = data.preprocess(dataset, network.flat)
     variables = jax.eval_shape(network.init, jax.random.PRNGKey(0))
     inputs = jax.eval_shape(preprocess, dataset.train.images[:1])
@@ -97,6 +108,54 @@ def prepare(config: RunConfig, search: Any, method: ModuleType) -> Job:
     return Job(config, search, method, dataset, network, preprocess, structure, budgets, mesh)
 
 
+def build(model: str, dataset: data.Dataset) -> Network:
+    """The network of that name for a dataset.
+
+    Args:
+        model: A bundled network, or "module:function", as the user typed it: it is imported.
+        dataset: The data.
+
+    Raises:
+        UserError: The network is unknown, or does not fit the data.
+    """
+    shape = dataset.train.images.shape[1:]
+    if functions.is_own(model):
+        return own.build(model, shape, dataset.num_classes)
+    if len(shape) != 3:
+        raise UserError(
+            f"model {model!r} takes images [height, width, channels], those of {dataset.name} are "
+            f"{list(shape)}: add axes of size 1 (images[..., None]), or bring a network of your own"
+        )
+    return bundled.build(model, shape, dataset.num_classes)
+
+
+def content(job: Job) -> dict[str, str]:
+    """{setting: hash} of the network and the data, where functions of the user's own make them."""
+    found = {}
+    if functions.is_own(str(job.config.model)):
+        found["model"] = job.network.content
+    if functions.is_own(job.config.dataset):
+        found["dataset"] = data.digest(job.dataset)
+    return found
+
+
+def check_content(job: Job, stored: Mapping[str, str]) -> None:
+    """Raises UserError if a function of the user's own has changed since the run began.
+
+    Args:
+        job: What the run would go on with.
+        stored: What `content` was when it began.
+    """
+    now = content(job)
+    for setting, value in stored.items():
+        if now.get(setting) != value:
+            raise UserError(
+                f"cannot resume: {getattr(job.config, setting)} no longer gives the {setting} that "
+                "the run began with (its code, its files or the version of JAX has changed); start "
+                "another run"
+            )
+
+
 def latency_input(
     config: RunConfig, dataset: data.Dataset, preprocess: data.Preprocess
 ) -> jax.Array:
@@ -106,7 +165,7 @@ def latency_input(
 
 def _budgets(
     config: RunConfig,
-    network: bundled.Network,
+    network: Network,
     structure: Structure,
     variables: Any,
     x: jax.Array,
@@ -122,6 +181,12 @@ def _budgets(
         margin=config.latency_margin,
         known=known,
     )
+
+
+def make_job_budgets(job: Job, variables: Any) -> tuple[Budget, ...]:
+    """What a network with these weights may have of each cost that is known without measuring."""
+    x = latency_input(job.config, job.dataset, job.preprocess)
+    return _budgets(job.config, job.network, job.structure, variables, x, None)
 
 
 def pose(job: Job, variables: Any, known: dict[str, dict[str, float]]) -> Problem:

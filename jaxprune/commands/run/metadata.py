@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.networks import bundled
+from jaxprune.networks.network import Network
 from jaxprune.training import data
 
 
-def describe(network: bundled.Network, dataset: data.Dataset, prune_inputs: bool) -> dict[str, Any]:
-    """What `networks.export.rebuild` has to know of a bundled model, and a user of its inputs.
+def describe(network: Network, dataset: data.Dataset, prune_inputs: bool) -> dict[str, Any]:
+    """What `networks.export.rebuild` has to know of a model, and a user of its inputs.
 
     Args:
         network: The dense model.
@@ -26,8 +26,10 @@ def describe(network: bundled.Network, dataset: data.Dataset, prune_inputs: bool
         "image_shape": list(dataset.train.images.shape[1:]),
         "prune_inputs": prune_inputs,
         "inputs": {
-            "what": "uint8 images / 255, minus mean, divided by std"
+            "what": ("uint8 images / 255" if dataset.scale == 255 else "images as floats")
+            + ", minus mean, divided by std"
             + (", flattened" if network.flat else ""),
+            "scale": dataset.scale,
             "mean": np.asarray(dataset.mean).tolist(),
             "std": np.asarray(dataset.std).tolist(),
         },

@@ -6,8 +6,6 @@ keys, and comes to the same end.
 """
 
 import dataclasses
-import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,10 +13,10 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
-from jaxprune import costs, importance, training
+from jaxprune import costs, training
 from jaxprune.commands.config import BASELINES, limits
 from jaxprune.commands.report import architecture, contents, write_report
-from jaxprune.commands.run import finalists, forecast, measuring
+from jaxprune.commands.run import forecast, measuring, rounds, tuning
 from jaxprune.commands.run.display import Display
 from jaxprune.commands.run.job import Job, compensated, latency_input, pose
 from jaxprune.commands.run.metadata import describe
@@ -27,8 +25,8 @@ from jaxprune.costs.outlook import Outlook, outlook
 from jaxprune.dependency import CompactNetwork, Structure, compact, masked
 from jaxprune.files.run_folder import REPORT, RESULT, RunFolder, write_json
 from jaxprune.networks import export
-from jaxprune.search.baselines import candidates, global_l1, random_mask, uniform_l1
-from jaxprune.search.problem import Archive, Problem, validation_scores
+from jaxprune.search.baselines import candidates
+from jaxprune.search.problem import Problem, validation_scores
 from jaxprune.training import data
 
 T = TypeVar("T")
@@ -63,15 +61,9 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     problem = pose(job, variables, known)
     if measured_only:
         possible = _outlook(job, problem.budgets, folder, display)
-    with folder.timed("search"):
-        answer = _search(job, problem, folder, display)
-    archive = Archive(**answer["archive"])
-    found = answer.get("variables", variables)  # the weights that the search found its masks with
-    with folder.timed("semifinal"):
-        tuned = finalists.choose(job, problem, found, archive, folder, display)
-    baselines = _baselines(job, problem, variables)
-    masks = {**tuned, **baselines}
-    weights = {**dict.fromkeys(tuned, found), **dict.fromkeys(baselines, variables)}
+    one = job.config.rounds == 1
+    found = (rounds.at_once if one else rounds.in_rounds)(job, problem, variables, folder, display)
+    answer, masks, weights = found
     if job.config.compensate:
         weights = {name: compensated(job, weights[name], mask) for name, mask in masks.items()}
     networks = {
@@ -80,7 +72,7 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
     }
     differences = _verify(job, weights, networks, folder)
     with folder.timed("finetune"):
-        trained = _finetune(job, weights, networks, variables, folder, display)
+        trained = tuning.finetune(job, weights, networks, variables, folder, display)
     with folder.timed("evaluate"):
         measured = measuring.measure(problem, networks, trained, folder, display)
         winner = _winner(job, problem, networks, trained, measured)
@@ -107,7 +99,8 @@ def run(job: Job, folder: RunFolder, display: Display) -> dict[str, Any]:
 
     display.begin("report")
     _export(job, dataclasses.replace(networks["pruned"], params=trained["pruned"]), folder)
-    images = job.dataset.train.images.shape[1:]
+    shape = job.dataset.train.images.shape[1:]
+    images = (*(1,) * (3 - len(shape)), *shape)  # the report draws them as images
     write_json(
         folder.path / REPORT,
         {
@@ -171,124 +164,6 @@ def _shapes(job: Job) -> Any:
     return jax.eval_shape(job.network.init, jax.random.PRNGKey(0))
 
 
-def _search(job: Job, problem: Problem, folder: RunFolder, display: Display) -> dict[str, Any]:
-    """The answer: {"mask", "archive", "episodes", "seconds"}, of numpy arrays.
-
-    Where the search trained the network itself, its weights are the entry "variables".
-    """
-    display.begin("search", _planned(job.search))
-    if folder.has("answer"):
-        answer: dict[str, Any] = folder.load("answer")
-        display.end(_found(problem, Archive(**answer["archive"]), float(answer["seconds"])))
-        return answer
-
-    state, seconds = None, 0.0
-    if folder.has("search"):
-        first = job.method.init(job.search, problem, job.key("search"))
-        kept = folder.load("search", like={"state": first, "seconds": 0.0})
-        state, seconds = kept["state"], float(kept["seconds"])
-    clock, seldom = _Clock(seconds), _Seldom()
-    longest = getattr(job.search, "seconds", None)
-    pace = forecast.Pace(_planned(job.search), longest, clock.seconds, display.say)
-    since: list[float] = []  # seconds after which there were results; most compiles come first
-
-    def keep(state: Any) -> None:
-        folder.save("search", {"state": state, "seconds": clock.seconds()})
-
-    def progress(state: Any, metrics: dict[str, Any]) -> None:
-        folder.log("search", int(metrics["iteration"]), metrics)
-        if not since:
-            since.append(clock.seconds())
-        if problem.traceable:
-            seldom(functools.partial(keep, state))
-        else:  # what was measured would not be measured alike again
-            keep(state)
-            folder.save_json("known_costs", measuring.known_costs(problem))
-        done = metrics["candidates"] if hasattr(job.search, "candidates") else metrics["iteration"]
-        pace.round(done, metrics["iteration"])
-        display.step(
-            done,
-            f"{_so_far(metrics['best_accuracy'])}, "
-            f"{metrics['candidates'] / clock.seconds():.2g} candidates/s, "
-            f"iteration {metrics['iteration']}, episode {metrics['episodes']}",
-        )
-
-    found = job.method.search(
-        job.search, problem, job.key("search"), state=state, progress=progress
-    )
-    answer = {
-        "mask": np.asarray(found.mask, np.uint8),
-        "archive": found.archive._asdict(),
-        "episodes": np.int64(found.episodes),
-        "seconds": np.float64(clock.seconds()),
-    }
-    if pace.estimate is not None:
-        answer["forecast"] = np.float64(pace.estimate)
-    if found.variables is not None:
-        answer["variables"] = found.variables
-    folder.save("answer", answer)
-    begun = f", the first after {since[0] - seconds:.1f} s" if since else ""
-    display.end(_found(problem, found.archive, clock.seconds()) + begun)
-    return answer
-
-
-def _so_far(best_accuracy: float) -> str:
-    """The best validation accuracy of a network that meets the budget; 0 where there is none."""
-    return f"best {best_accuracy:.2%} in budget" if best_accuracy else "none in budget yet"
-
-
-class _Clock:
-    """Seconds of work on a phase, those before an interruption included."""
-
-    def __init__(self, before: float):
-        self._before = before
-        self._start = time.monotonic()
-
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-
-class _Seldom:
-    """Does something so seldom that it takes no more than about a tenth of the time."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic()
-
-    def __call__(self, action: Callable[[], None]) -> None:
-        start = time.monotonic()
-        if start >= self._next:
-            action()
-            end = time.monotonic()
-            self._next = end + 9 * (end - start)
-
-
-def _planned(search: Any) -> int | None:
-    """How many iterations or candidates a method plans, where its settings say so."""
-    names = ("candidates", "iterations", "epochs")
-    return next((getattr(search, name) for name in names if hasattr(search, name)), None)
-
-
-def _found(problem: Problem, archive: Archive, seconds: float) -> str:
-    best = candidates.best_validation(archive, problem.budget)
-    return f"{_so_far(best)}, {len(archive.cost)} candidates in {seconds:.1f} s"
-
-
-def _baselines(job: Job, problem: Problem, variables: Any) -> dict[str, dict[str, np.ndarray]]:
-    by_norm = problem._replace(importance=importance.l1(job.structure, variables))
-    makers: dict[str, Callable[[], Any]] = {
-        "uniform_l1": lambda: uniform_l1(by_norm),
-        "global_l1": lambda: global_l1(by_norm),
-        "random": lambda: random_mask(problem, job.key("random")),
-    }
-    if job.config.importance != "l1":  # otherwise it is uniform_l1
-        makers["uniform"] = lambda: uniform_l1(problem)
-    return {
-        name: job.structure.unflatten(np.asarray(make(), np.uint8))
-        for name, make in makers.items()
-        if name in job.config.baselines
-    }
-
-
 def _winner(
     job: Job,
     problem: Problem,
@@ -347,103 +222,6 @@ def _verify(
     return differences
 
 
-def _finetune(
-    job: Job,
-    weights: dict[str, Any],
-    networks: dict[str, CompactNetwork],
-    dense: Any,
-    folder: RunFolder,
-    display: Display,
-) -> dict[str, Any]:
-    """The fine-tuned parameters of each network, all by the same recipe and from the same key.
-
-    Where the run asks for it, the dense network is the teacher of all of them.
-    """
-    recipe = dataclasses.replace(
-        job.recipe("finetune"),
-        distill=job.config.distill,
-        temperature=job.config.distill_temperature,
-    )
-    teacher = jax.tree_util.Partial(job.network.apply, dense)
-    display.begin("fine-tune", recipe.epochs * len(networks))
-    trained: dict[str, Any] = {}
-    for number, (name, small) in enumerate(networks.items()):
-        if folder.has(f"finetuned_{name}"):
-            trained[name] = folder.load(f"finetuned_{name}", like=small.params)
-            continue
-        position = training.Kept(folder.position(f"finetuning_{name}"))
-        twin = _same_network(networks, weights, name)
-        if twin is None:
-            trained[name] = _finetune_one(
-                job,
-                weights[name],
-                small,
-                recipe,
-                _finetune_progress(name, number * recipe.epochs, recipe.epochs, folder, display),
-                teacher,
-                position,
-            )
-        else:
-            trained[name] = trained[twin]
-        folder.save(f"finetuned_{name}", trained[name])
-        position.remove()
-    display.end(f"{len(networks)} networks, {recipe.epochs} epochs each")
-    return trained
-
-
-def _finetune_one(
-    job: Job,
-    variables: Any,
-    small: CompactNetwork,
-    recipe: training.Recipe,
-    progress: training.Progress,
-    teacher: Callable[[jax.Array], jax.Array],
-    position: training.Kept,
-) -> Any:
-    train = compact(job.network.apply_train, job.structure, variables, small.masks)
-    fitted, _ = training.finetune(
-        train,
-        small.params,
-        job.dataset.train,
-        job.preprocess,
-        recipe,
-        job.key("finetune"),
-        progress=progress,
-        mesh=job.mesh,
-        teacher=teacher,
-        keep=position,
-    )
-    return fitted
-
-
-def _finetune_progress(
-    name: str, before: int, epochs: int, folder: RunFolder, display: Display
-) -> Callable[[int, dict[str, float]], None]:
-    def progress(epoch: int, metrics: dict[str, float]) -> None:
-        folder.log(f"finetune {name}", epoch, metrics)
-        display.step(
-            before + epoch,
-            f"{name}, epoch {epoch}/{epochs}, training accuracy {metrics['accuracy']:.2%}",
-        )
-
-    return progress
-
-
-def _same_network(
-    networks: dict[str, CompactNetwork], weights: dict[str, Any], name: str
-) -> str | None:
-    """An earlier network with the same masks and weights, which must end with the same numbers."""
-    for other in networks:
-        if other == name:
-            return None
-        if weights[other] is not weights[name]:
-            continue
-        pairs = zip(networks[other].masks.values(), networks[name].masks.values(), strict=True)
-        if all(np.array_equal(left, right) for left, right in pairs):
-            return other
-    return None
-
-
 def _evaluate(
     job: Job,
     variables: Any,
@@ -477,7 +255,7 @@ def _evaluate(
     }
     display.step(1, "dense")
     for name, small in networks.items():
-        twin = _same_network(networks, weights, name)
+        twin = tuning.same_network(networks, weights, name)
         rows[name] = (
             rows[twin]
             if twin
@@ -515,6 +293,8 @@ def _evaluate(
             "forecast": {"seconds": float(answer["forecast"])} if "forecast" in answer else None,
             "candidates": len(answer["archive"]["cost"]),
             "episodes": int(answer["episodes"]),
+            "rounds": config.rounds,
+            "schedule": config.schedule,
             "semifinalists": config.semifinalists,
             "semifinal_steps": config.semifinal_steps,
             "finalists": config.finalists,

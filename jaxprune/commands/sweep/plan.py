@@ -14,7 +14,7 @@ import tyro
 from jaxprune.commands import config
 from jaxprune.commands.run import arguments, loggers
 from jaxprune.errors import UserError
-from jaxprune.files import run_folder
+from jaxprune.files import functions, run_folder
 
 PROGRAM = "jaxprune sweep"
 
@@ -138,8 +138,8 @@ def _planned(out: Path, values: dict[str, Any], rest: Sequence[str]) -> Planned:
     name = "-".join(
         [
             resolved.method,
-            str(resolved.model),
-            resolved.dataset,
+            functions.slug(str(resolved.model)),
+            functions.slug(resolved.dataset),
             *(amount.replace("%", "pct").replace("=", "is") for amount in resolved.budget),
             f"seed{resolved.seed}",
         ]

@@ -23,31 +23,9 @@ from jaxprune.networks.bundled.lenet import LeNet5
 from jaxprune.networks.bundled.mlp import MLP
 from jaxprune.networks.bundled.resnet import ResNet
 from jaxprune.networks.bundled.vgg import STAGES, VGG
+from jaxprune.networks.network import Network, Variables
 
 __all__ = ["CNN", "MLP", "NAMES", "VGG", "Ghost", "LeNet5", "Network", "ResNet", "build"]
-
-Variables = dict[str, Any]
-
-
-class Network(NamedTuple):
-    """A network as a few pure functions of its variables.
-
-    Attributes:
-        name: Its name in `NAMES`.
-        module: The Flax module behind the functions.
-        flat: Whether it takes flattened features `[B, H*W*C]` in place of images `[B, H, W, C]`.
-        init: `init(key) -> variables`: `{"params": ...}`, and `"batch_stats"` with BatchNorm.
-        apply: `apply(variables, x) -> logits [B, classes]`, for inference.
-        apply_train: `apply_train(variables, x) -> (logits, state)`: BatchNorm normalises by the
-            batch; `state` holds the updated collections other than `"params"` (`{}` if none).
-    """
-
-    name: str
-    module: nn.Module
-    flat: bool
-    init: Callable[[Array], Variables]
-    apply: Callable[[Variables, Array], Array]
-    apply_train: Callable[[Variables, Array], tuple[Array, Variables]]
 
 
 class _Entry(NamedTuple):
@@ -118,4 +96,4 @@ def build(name: str, image_shape: tuple[int, int, int], num_classes: int = 10) -
         logits, state = module.apply(variables, x, train=True, mutable=mutable)
         return logits, dict(state)
 
-    return Network(name, module, entry.flat, jax.jit(init), apply, apply_train)
+    return Network(jax.jit(init), apply, apply_train, name, module, entry.flat)

@@ -1,7 +1,8 @@
 """A run's network rebuilt from its folder, for exporting it to other formats.
 
 What `jaxprune.save` writes contains a compiled program, whose equations can no longer be changed or
-translated. For a bundled model they follow from its name and the channels that were kept.
+translated. For a bundled model they follow from its name and the channels that were kept; for a
+model of the user's own, from the function that the user names again.
 """
 
 import dataclasses
@@ -14,9 +15,11 @@ import numpy as np
 
 from jaxprune.dependency import CompactNetwork, Structure, compact, trace
 from jaxprune.errors import UserError, first_line
-from jaxprune.networks import bundled
+from jaxprune.files import functions
+from jaxprune.networks import bundled, own
 from jaxprune.networks.agreement import difference
 from jaxprune.networks.export.folder import LoadedNetwork, load
+from jaxprune.networks.network import Network
 
 _NEEDED = ("model", "classes", "image_shape", "prune_inputs")
 """Entries of the metadata that say which network it is."""
@@ -27,13 +30,13 @@ class Rebuilt(NamedTuple):
 
     Attributes:
         loaded: The program and the parameters from the folder.
-        network: The dense bundled model.
+        network: The dense model.
         structure: Its channels.
         small: The compact network, with the parameters from the folder.
     """
 
     loaded: LoadedNetwork
-    network: bundled.Network
+    network: Network
     structure: Structure
     small: CompactNetwork
 
@@ -56,15 +59,17 @@ def open_model(path: str | os.PathLike[str]) -> LoadedNetwork:
     return load(path)
 
 
-def rebuild(path: str | os.PathLike[str]) -> Rebuilt:
+def rebuild(path: str | os.PathLike[str], model: str | None = None) -> Rebuilt:
     """Rebuilds the network of a run and compares it with the program in the folder.
 
     Args:
         path: The folder of the run or of its model.
+        model: "module:function", for a network of the user's own: as the user typed it, since the
+            module is imported. What the folder says is never imported.
 
     Raises:
-        UserError: As `open_model`; or the folder does not say which bundled model it is, or its
-            network computes something else.
+        UserError: As `open_model`; or the folder does not say which model it is, or it is another
+            than `model`, or its network computes something else.
     """
     loaded = open_model(path)
     about = loaded.metadata
@@ -76,8 +81,17 @@ def rebuild(path: str | os.PathLike[str]) -> Rebuilt:
             "exported to stablehlo; for anything else see jaxprune.networks.export.onnx and "
             "jaxprune.linen_module, which take what jaxprune.prune returned"
         )
+    named = str(about["model"])
+    if functions.is_own(named) and model is None:
+        raise UserError(
+            f"the model in {path} is made by {named}, a function of your own, which is imported "
+            f"only if you type its name: add --model {named}"
+        )
+    if model not in (None, named):
+        raise UserError(f"--model is {model}, the model in {path} is {named}: leave the option out")
+    build = own.build if functions.is_own(named) else bundled.build
     try:
-        network = bundled.build(about["model"], tuple(about["image_shape"]), about["classes"])
+        network = build(named, tuple(about["image_shape"]), about["classes"])
         shapes = jax.eval_shape(network.init, jax.random.PRNGKey(0))
         x = jax.ShapeDtypeStruct((1, *loaded.input_shape), loaded.input_dtype)
         structure = trace(network.apply, shapes, x, prune_inputs=about["prune_inputs"])
@@ -102,7 +116,7 @@ def rebuild(path: str | os.PathLike[str]) -> Rebuilt:
     if found:
         raise UserError(
             f"the {network.name} of this version computes something else than the model in {path} "
-            f"({found}): export it with the version of jaxprune that made it"
+            f"({found}): use the version of jaxprune, or of your function, that made it"
         )
     return Rebuilt(loaded, network, structure, small)
 

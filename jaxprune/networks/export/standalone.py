@@ -65,19 +65,19 @@ KEPT_INPUTS: list[int] | None = {kept_inputs}
 """The entries of an input's last axis that the network reads; None for all."""
 
 MEAN, STD = {mean}, {std}
-"""Of each channel of the training images, on a scale from 0 to 1."""
+"""Of each channel of the training images, after division by {scale:g}."""
 
 
 def preprocess(images: Any) -> jax.Array:
     """Turns images into inputs of the network.
 
     Args:
-        images: uint8 `[B, {image_shape}]`.
+        images: {pixels} `[B, {image_shape}]`.
 
     Returns:
         float32 `[B, *INPUT_SHAPE]`.
     """
-    x = (jnp.asarray(images, jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+    x = (jnp.asarray(images, jnp.float32) / {scale:g} - jnp.array(MEAN)) / jnp.array(STD)
     return x.reshape((x.shape[0], *INPUT_SHAPE))
 
 
@@ -159,6 +159,7 @@ def source(rebuilt: Rebuilt) -> str:
     x = example(loaded) if kept_inputs is None else example(loaded)[..., kept_inputs]
     narrow, fields, _ = fitted(network.module, small.params)
     jax.eval_shape(narrow.apply, small.params, x)
+    scale = about["inputs"].get("scale", 255)  # older runs knew uint8 images alone
     features = {"/".join(path): of["features"] for path, of in fields.items() if of}
     arguments = (f"{name}={value!r}" for name, value in linen_attributes(network.module).items())
     functions = _FUNCTIONS.format(
@@ -172,6 +173,8 @@ def source(rebuilt: Rebuilt) -> str:
         variables=VARIABLES,
         collections=" and ".join(f'"{name}"' for name in small.params),
         classes=about["classes"],
+        scale=scale,
+        pixels="uint8" if scale == 255 else "floats",
     )
     docstring = _DOCSTRING.format(
         name=network.name, dataset=about.get("dataset"), version=__version__

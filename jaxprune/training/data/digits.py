@@ -28,4 +28,4 @@ def load(seed: int = 0) -> Dataset:
     images = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     everything = Split(images, labels.astype(np.int32))
     rest, test = everything.divide(TEST_SIZE, seed=0)
-    return make_dataset("digits", rest, test, VALIDATION_SIZE, seed)
+    return make_dataset("digits", *rest.divide(VALIDATION_SIZE, seed), test)

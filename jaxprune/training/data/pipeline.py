@@ -16,28 +16,30 @@ Augmentation = Literal["none", "shift", "shift_mirror", "crop_mirror"]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns uint8 images into normalised floats.
+    """Turns images into normalised floats.
 
     A value rather than a closure: two of them are equal when they do the same, so a jitted training
     loop that was compiled for one serves the other.
 
     Attributes:
-        mean: Mean of each channel, on the scale 0..1.
-        std: Standard deviation of each channel, on the scale 0..1.
+        mean: Mean of each channel, after division by `scale`.
+        std: Standard deviation of each channel, likewise.
         flat: Whether to flatten each image to `H*W*C` features.
+        scale: What pixels are divided by first: 255 for uint8, 1 for floats.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flat: bool
+    scale: float = 255.0
 
     def __call__(self, images: Array | np.ndarray) -> Array:
-        """Maps uint8 `[B, H, W, C]` to float32 `[B, H, W, C]`, or `[B, H*W*C]` if flat."""
+        """Maps `[B, H, W, C]` to float32 `[B, H, W, C]`, or `[B, H*W*C]` if flat."""
         # By rows, since XLA's loops over a last axis of 1 or 3 are not vectorised on a CPU.
         rows = jnp.asarray(images).reshape((images.shape[0], -1)).astype(jnp.float32)
         pixels = rows.shape[1] // len(self.mean)
         mean, std = (np.tile(np.asarray(of, np.float32), pixels) for of in (self.mean, self.std))
-        x = (rows / 255 - mean) / std
+        x = (rows / self.scale - mean) / std
         return x if self.flat else x.reshape(images.shape)
 
 
@@ -49,9 +51,10 @@ def preprocess(dataset: Dataset, flat: bool) -> Preprocess:
         flat: Whether the network takes flattened features (`Network.flat`).
 
     Returns:
-        A hashable, jit-able function uint8 `[B, H, W, C]` -> float32.
+        A hashable, jit-able function of images `[B, H, W, C]`, to float32.
     """
-    return Preprocess(tuple(dataset.mean.tolist()), tuple(dataset.std.tolist()), flat)
+    mean, std = tuple(dataset.mean.tolist()), tuple(dataset.std.tolist())
+    return Preprocess(mean, std, flat, dataset.scale)
 
 
 def augment(

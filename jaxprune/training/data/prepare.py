@@ -22,10 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.errors import UserError
-from jaxprune.training.data.prepared import data_folder
-
-NAMES: tuple[str, ...] = ("mnist", "fashion_mnist", "cifar10")
-"""The datasets that `prepare` knows."""
+from jaxprune.training.data.prepared import NAMES, data_folder
 
 Examples = Iterator[tuple[int, dict[str, Any]]]
 

@@ -1,6 +1,7 @@
-"""What a dataset is: three splits of uint8 images with integer labels."""
+"""What a dataset is: three splits of images with integer labels."""
 
-from typing import NamedTuple
+import hashlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,7 @@ class Split(NamedTuple):
     """Some labelled images.
 
     Attributes:
-        images: uint8 `[n, H, W, C]`.
+        images: uint8 `[n, H, W, C]`; a dataset of the user's own may have floats, and fewer axes.
         labels: int32 `[n]`, in `0 .. num_classes - 1`.
     """
 
@@ -29,13 +30,14 @@ class Dataset(NamedTuple):
     """A dataset with its validation split already held out of train.
 
     Attributes:
-        name: Its name in `data.NAMES`.
+        name: What `data.load` calls it.
         train: What weights are fitted to.
         validation: What choices are made by: searches see train and validation only.
         test: What the final numbers are measured on, once.
         num_classes: Number of classes.
-        mean: float32 `[C]`, mean of each channel of train, on the scale 0..1.
-        std: float32 `[C]`, standard deviation of each channel of train, on the scale 0..1.
+        mean: float32 `[C]`, mean of each channel of train, after division by `scale`.
+        std: float32 `[C]`, standard deviation of each channel of train, likewise; 1 for a channel
+            that is constant.
     """
 
     name: str
@@ -45,6 +47,11 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: np.ndarray
     std: np.ndarray
+
+    @property
+    def scale(self) -> float:
+        """What pixels are divided by first: 255 if they are uint8, 1 if they are floats."""
+        return 255.0 if self.train.images.dtype == np.uint8 else 1.0
 
 
 def subset(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
@@ -61,36 +68,65 @@ def subset(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
     )
 
 
-def make_dataset(name: str, train: Split, test: Split, held_out: int, seed: int) -> Dataset:
-    """Holds `held_out` examples out of `train` for validation and measures the channels.
+def digest(dataset: Dataset) -> str:
+    """A hash of all images and labels."""
+    found = hashlib.sha256()
+    for array in (*dataset.train, *dataset.validation, *dataset.test):
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+VALIDATION_SIZE = 5000
+
+
+def held_out_count(train: int) -> int:
+    """How many of so many training examples become the validation split: at most a tenth."""
+    return min(VALIDATION_SIZE, train // 10)
+
+
+def make_dataset(
+    name: str, train: Split, validation: Split, test: Split, num_classes: int | None = None
+) -> Dataset:
+    """Measures the channels of three splits.
 
     Args:
         name: The dataset's name.
-        train: All examples that are not test.
-        test: The test examples, left as they are.
-        held_out: Examples of the validation split.
-        seed: Seed of the division into train and validation.
+        train: The training split.
+        validation: What has been held out of it.
+        test: The test split.
+        num_classes: Number of classes; by default one more than the largest training label.
 
     Returns:
         The dataset.
     """
-    train, validation = train.divide(held_out, seed)
-    pixels = train.images.reshape(-1, train.images.shape[-1])
+    measured = _of_bytes if train.images.dtype == np.uint8 else _of_floats
+    mean, std = measured(train.images.reshape(-1, train.images.shape[-1]))
+    return Dataset(
+        name=name,
+        train=train,
+        validation=validation,
+        test=test,
+        num_classes=num_classes or int(train.labels.max()) + 1,
+        mean=np.asarray(mean, np.float32),
+        std=np.where(np.asarray(std) > 0, std, 1).astype(np.float32),
+    )
+
+
+def _of_bytes(pixels: np.ndarray) -> tuple[Any, Any]:
+    """Mean and standard deviation of each channel: uint8 `[n, C]`, scaled to 0..1."""
     levels = np.arange(256) / 255
     mean, std = [], []
     for channel in pixels.T:  # from the histogram: exact, and no float copy of all pixels
         share = np.bincount(channel, minlength=256) / len(channel)
         mean.append(share @ levels)
         std.append(np.sqrt(share @ (levels - mean[-1]) ** 2))
-    return Dataset(
-        name=name,
-        train=train,
-        validation=validation,
-        test=test,
-        num_classes=int(train.labels.max()) + 1,
-        mean=np.asarray(mean, np.float32),
-        std=np.asarray(std, np.float32),
-    )
+    return mean, std
+
+
+def _of_floats(pixels: np.ndarray) -> tuple[Any, Any]:
+    """The same of float32 `[n, C]`."""
+    return pixels.mean(0, dtype=np.float64), pixels.std(0, dtype=np.float64)
 
 
 def stratified_division(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

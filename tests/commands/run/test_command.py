@@ -61,6 +61,7 @@ def test_result_has_the_promised_keys(finished):
     assert set(result["search"]) == {
         *("seconds", "forecast", "candidates", "episodes", "statistics", "importance", "device"),
         *("semifinalists", "semifinal_steps", "finalists"),
+        *("rounds", "schedule"),
     }
 
 

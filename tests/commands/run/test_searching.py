@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 
-from jaxprune.commands.run import pipeline
+from jaxprune.commands.run import searching
 
 
 @pytest.mark.parametrize(("keeping", "round_takes"), [(0.2, 0.05), (0.2, 10.0), (3.0, 1.0)])
 def test_keeping_the_search_takes_a_tenth_of_its_time_at_most(monkeypatch, keeping, round_takes):
     clock = [100.0]
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: clock[0])
-    seldom, kept = pipeline._Seldom(), []
+    monkeypatch.setattr(searching.time, "monotonic", lambda: clock[0])
+    seldom, kept = searching._Seldom(), []
 
     def keep():
         kept.append(clock[0])
