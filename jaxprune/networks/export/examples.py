@@ -53,12 +53,8 @@ class Inputs(NamedTuple):
         if given:
             found.append(given)
         shapes = jax.tree.leaves(self.of_size(batch))
-        found.append(
-            [
-                _random(rng, shape, value)
-                for shape, value in zip(shapes, given or [None] * len(shapes), strict=True)
-            ]
-        )
+        like: list[Any] = given or [None] * len(shapes)
+        found.append([_random(rng, *pair) for pair in zip(shapes, like, strict=True)])
         return [self.tree.unflatten(values) for values in found]
 
 
@@ -138,7 +134,7 @@ def over_examples(
             each.reshape(each.shape[0] * each.shape[1], *each.shape[2:]) if grows else each[0]
             for each, grows in zip(results, growing, strict=True)
         ]
-        return tree.unflatten(joined)
+        return jax.tree.unflatten(tree, joined)
 
     return network
 

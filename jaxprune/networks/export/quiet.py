@@ -22,9 +22,11 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def without(*arguments: Any) -> Any:
         leaves, tree = jax.tree.flatten(arguments)
-        jaxpr, shapes = jax.make_jaxpr(
-            lambda *values: function(*tree.unflatten(values)), return_shape=True
-        )(*leaves)
+
+        def flat(*values: Any) -> Any:
+            return function(*jax.tree.unflatten(tree, values))
+
+        jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
         silent = jaxpr.replace(jaxpr=_silent(jaxpr.jaxpr))
         for eqn in _equations(silent.jaxpr):
             if eqn.primitive.name in _PYTHON:
