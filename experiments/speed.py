@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxprune.commands import huge_pages
+
 RECIPE = {"cpu": "short"}
 """{kind of device: the recipe whose batches are measured}; others: the default one."""
 
@@ -48,6 +50,7 @@ def known(runs: Path, models: Sequence[str] = ()) -> Device:
     found = before if before.kind == now.kind else now
     missing = [model for model in models if model not in found.speed]
     if missing:
+        print(f"measuring how fast this device trains {', '.join(missing)}", file=sys.stderr)
         found = found._replace(speed={**found.speed, **_in_child(missing).speed})
     path.write_text(json.dumps(found._asdict(), indent=1) + "\n")
     return found
@@ -100,4 +103,5 @@ def images_a_second(model: str, recipe_name: Any, steps: int) -> float:
 
 
 if __name__ == "__main__":
+    huge_pages.begin_again()  # as the commands do that train
     print(json.dumps(measure(sys.argv[1:])._asdict()))
