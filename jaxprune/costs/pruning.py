@@ -72,7 +72,7 @@ def prune(
       loss: `loss(outputs) -> []`, a mean over the examples with the labels closed over; for the
         importances "taylor", "taylor_activation", "snip", "grasp" and "obd".
       gradients: in place of `loss` for "taylor" and "snip", a tree like `params`.
-      key: a PRNG key, for the importance "random".
+      key: a PRNG key, for the importance "random"; "obd" has one by default.
 
     Returns:
       The compact network, with its `params`, `widths` and `masks`.
