@@ -137,8 +137,8 @@ def _write_stablehlo(options: Arguments, out: Path) -> None:
 
     loaded = open_model(options.run)
     params = jax.tree.map(jax.numpy.asarray, loaded.params)
-    inputs, own_size = read(loaded.shapes()), loaded.batch is not None
-    program = checked(lambda *x: loaded(params, *x), (), inputs, own_size)
+    inputs, any_size = read(loaded.shapes()), loaded.batch is None
+    program = checked(lambda *x: loaded(params, *x), (), inputs, any_size)
     _write(out, bytes(program.serialize()))
 
 

@@ -41,20 +41,17 @@ class Inputs(NamedTuple):
     def trials(self, batch: int) -> list[tuple[Any, ...]]:
         """Inputs to try a program on: those given, repeated or cut, and random ones."""
         rng = np.random.default_rng(batch)
-        given = (
-            [
+        shapes = jax.tree.leaves(self.of_size(batch))
+        found: list[list[Any]] = []
+        like: list[Any] = [None] * len(shapes)
+        if all(isinstance(leaf, jax.Array | np.ndarray) for leaf in self.leaves):
+            like = [
                 jnp.asarray(leaf)[np.arange(batch) % self.batch] if each else jnp.asarray(leaf)
                 for leaf, each in zip(self.leaves, self.batched, strict=True)
             ]
-            if all(isinstance(leaf, jax.Array | np.ndarray) for leaf in self.leaves)
-            else []
-        )
-        found = []
-        if given:
-            found.append(given)
-        shapes = jax.tree.leaves(self.of_size(batch))
-        like: list[Any] = given or [None] * len(shapes)
-        found.append([_random(rng, *pair) for pair in zip(shapes, like, strict=True)])
+            found.append(like)
+        pairs = zip(shapes, like, strict=True)
+        found.append([_random(rng, shape, value) for shape, value in pairs])
         return [self.tree.unflatten(values) for values in found]
 
 
@@ -129,12 +126,13 @@ def over_examples(
             single = [leaf[None] if each else leaf for leaf, each in leaves]
             return function(*before, *inputs.tree.unflatten(single))
 
-        results, tree = jax.tree.flatten(jax.vmap(example, inputs.in_axes)(*values))
+        outputs = jax.vmap(example, inputs.in_axes)(*values)
+        results = jax.tree.leaves(outputs)
         joined = [
             each.reshape(each.shape[0] * each.shape[1], *each.shape[2:]) if grows else each[0]
             for each, grows in zip(results, growing, strict=True)
         ]
-        return jax.tree.unflatten(tree, joined)
+        return jax.tree.unflatten(jax.tree.structure(outputs), joined)
 
     return network
 

@@ -50,7 +50,10 @@ def stablehlo(small: CompactNetwork, *inputs: Any) -> jax_export.Exported:
 
 
 def checked(
-    function: Callable[..., Any], leading: tuple[Any, ...], inputs: Inputs, own_size: bool = False
+    function: Callable[..., Any],
+    leading: tuple[Any, ...],
+    inputs: Inputs,
+    any_size: bool | None = None,
 ) -> jax_export.Exported:
     """Exports a function, reads the program back and compares it with the function.
 
@@ -58,16 +61,18 @@ def checked(
         function: `function(*leading, *inputs)`.
         leading: Its arguments before the inputs, such as parameters.
         inputs: A batch.
-        own_size: Whether the program takes only as many examples as `inputs` hold, in any case.
+        any_size: Whether the function can be traced for a symbolic number of examples. If not
+            (False), the program takes as many as `inputs` hold. By default (None), examples are
+            mapped over if they are independent of each other.
 
     Raises:
         UserError: The function calls Python, or its program computes something else.
     """
     silent = quiet(lambda *arguments: _portable(function(*arguments)))
     wanted = jax.jit(silent)
-    if not own_size:
+    if any_size is not False:
         try:
-            network = over_examples(silent, leading, inputs)
+            network = silent if any_size else over_examples(silent, leading, inputs)
             (batch,) = jax_export.symbolic_shape("batch")
             program = network and _export(network, leading, inputs.of_size(batch))
             sizes = (inputs.batch, inputs.batch + 1)

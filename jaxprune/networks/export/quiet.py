@@ -21,10 +21,11 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def without(*arguments: Any) -> Any:
-        leaves, tree = jax.tree.flatten(arguments)
+        leaves = jax.tree.leaves(arguments)
+        tree: Any = jax.tree.structure(arguments)
 
         def flat(*values: Any) -> Any:
-            return function(*jax.tree.unflatten(tree, values))
+            return function(*tree.unflatten(values))
 
         jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
         silent = jaxpr.replace(jaxpr=_silent(jaxpr.jaxpr))
