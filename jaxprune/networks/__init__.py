@@ -2,8 +2,8 @@
 
 `adapters` turns Flax, Equinox, Haiku and Keras networks into functions of their parameters,
 `bundled` has ready-made networks, `export` writes a compact network as a folder, StableHLO or ONNX,
-`narrow` and `narrow_keras` make Flax modules and Keras models of its widths, and `own` is what users
-bring to the command. All but the adapters are loaded on first use.
+`narrow` and `narrow_keras` make Flax modules and Keras models of its widths, and `own` is what
+users bring to the command. All but the adapters are loaded on first use.
 """
 
 from typing import TYPE_CHECKING
