@@ -65,9 +65,10 @@ def checked(
     """
     silent = quiet(lambda *arguments: _portable(function(*arguments)))
     wanted = jax.jit(silent)
-    if not own_size:
+    # A program that was loaded cannot be mapped over examples, but may take any number itself.
+    for mapped in () if own_size else (True, False):
         try:
-            network = over_examples(silent, leading, inputs)
+            network = over_examples(silent, leading, inputs) if mapped else silent
             (batch,) = jax_export.symbolic_shape("batch")
             program = network and _export(network, leading, inputs.of_size(batch))
             sizes = (inputs.batch, inputs.batch + 1)
