@@ -35,7 +35,13 @@ def by_likeness(
       The full shape of each leaf; of others the shape that is given.
     """
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(arguments)]
-    for leaf, found in enumerate(counterparts(structure, arguments, small_shapes, strict=False)):
+    # One by one: the numbers of the arguments are no places of parameters.
+    all_found = [
+        found
+        for argument in arguments
+        for found in counterparts(structure, argument, small_shapes, strict=False)
+    ]
+    for leaf, found in enumerate(all_found):
         if found is not None:
             full = structure.shapes[found.parameter]
             shapes[leaf] = tuple(

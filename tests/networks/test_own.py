@@ -80,6 +80,7 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "function"),
     [(LINEN, "network"), (NNX, "seeded"), (NNX, "fixed"), (FUNCTIONS, "network")],

@@ -313,6 +313,7 @@ def pools(fn, x):
     return "reduce_window_max" in str(jax.make_jaxpr(fn)(x))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_pooling_and_its_derivative_are_the_same_where_values_are_equal(data):

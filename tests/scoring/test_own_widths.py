@@ -118,6 +118,7 @@ def test_a_residual_sum():
     check(scores(masks), at_full_width(residual, structure, params, masks, x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [False, True])
 def test_inputs_that_a_product_and_something_else_read(ordered):
     """The product may pick the inputs that a candidate keeps; what is beside it may not."""
@@ -146,6 +147,7 @@ def test_inputs_that_a_product_and_something_else_read(ordered):
         check(scores(masks), at_full_width(apply, structure, params, masks, x, y))
 
 
+@pytest.mark.slow
 def test_a_batch_with_large_arrays_is_divided(lenet, monkeypatch):
     """The scores are those of the whole; which examples are together does not matter."""
     apply, structure, variables, x, y = lenet

@@ -100,6 +100,7 @@ def test_every_simulation_is_a_visit_of_one_group(problem: Problem) -> None:
     assert len(metrics["visits"]) == len(problem.structure.groups)
 
 
+@pytest.mark.slow
 def test_all_positions_of_a_game_get_its_outcome(problem: Problem) -> None:
     state = agent.init(SMALL, problem, KEY)
     state, metrics = agent.update(SMALL, problem, state)
