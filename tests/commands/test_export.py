@@ -84,6 +84,7 @@ def check_linen(folder, x, tmp_path):
     np.testing.assert_allclose(logits, expected(folder, x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_linen_needs_flax_alone(run, tmp_path):
     check_linen(*run, tmp_path)
     source = (tmp_path / "linen" / "network.py").read_text()

@@ -69,7 +69,7 @@ def test_flattened_channels_cost_all_their_positions():
     assert costs.exact(structure, masks, "params") == params
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet20"])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_costs_are_those_of_the_compact_network(name):
     shape = (8, 8, 3)
     network, structure = bundled(name, shape)

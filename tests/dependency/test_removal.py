@@ -108,7 +108,7 @@ def test_full_masks_change_no_bit(name, shape):
     np.testing.assert_array_equal(ours, jax.jit(network.apply)(variables, x))
 
 
-@every_model()
+@every_model("resnet20")
 def test_masked_equals_compact(name, shape):
     network, variables, x, _ = network_with_statistics(name, shape)
     structure = trace(network.apply, variables, x)
@@ -122,7 +122,7 @@ def test_masked_equals_compact(name, shape):
     assert_close(small.params, sliced(structure, variables, masks), tolerance=0)
 
 
-@every_model("resnet20", "lenet5")
+@every_model("resnet20", "lenet5", "lenet300")
 def test_masked_equals_compact_in_a_training_step(name, shape):
     network, variables, x, y = network_with_statistics(name, shape)
     structure = trace(network.apply, variables, x)

@@ -9,7 +9,7 @@ pytest.importorskip("stable_baselines3", reason="what is measured beside, of the
 import ppo_steps
 
 
-@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize("evaluation", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_observations_costs_and_rewards_are_those_of_the_tool(evaluation):
     ppo_steps.check(ppo_steps.pose("lenet300", evaluation=evaluation))
 

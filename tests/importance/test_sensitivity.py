@@ -139,6 +139,7 @@ def test_taylor_activation_against_torch():
         np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_taylor_activation_of_coupled_layers(residual):
     """Against the derivative of each example's loss in a mask that all readers share."""
     structure, variables = residual.structure, residual.variables

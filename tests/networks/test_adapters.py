@@ -258,6 +258,7 @@ class NNXTagger(nnx.Module):
 SEQUENCES = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 5)), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [nnx.GRUCell, nnx.OptimizedLSTMCell])
 def test_nnx_recurrent_network_is_pruned_saved_and_made_a_module(cell, tmp_path):
     model = NNXTagger(cell, rngs=nnx.Rngs(0))

@@ -332,6 +332,7 @@ class Ghosts(nn.Module):
         return nn.Dense(3, name="out")(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_a_channel_goes_with_its_ghosts():
     module = Ghosts()
     x = random_images(2, 6, 6, 3)

@@ -127,6 +127,7 @@ def test_fine_tuning_in_linen(convolutional):
     assert not np.allclose(norm["mean"], old["mean"])
 
 
+@pytest.mark.slow
 def test_embeddings_and_attention():
     tokens = jnp.arange(24).reshape(4, 6) % 10
     small = pruned(Attention(), tokens, SCALE_KEPT)

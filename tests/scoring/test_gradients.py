@@ -219,12 +219,13 @@ def test_as_many_images_at_a_time_as_the_cache_or_the_kernel_has_room_for(shape,
     ("map_", "wide", "channels", "at_once"),
     [
         ((6, 8), 3, 16, 2),  # 32 channels
-        ((6, 8), 3, 8, 4),
+        pytest.param((6, 8), 3, 8, 4, marks=pytest.mark.slow),
         ((8,), 3, 5, 2),
         ((6, 9), 3, 16, 1),  # an odd width
-        ((6, 10), 3, 8, 2),  # of which 4 is no divisor
-        ((6, 8), 3, 17, 1),  # 34 channels would be more than needed
-        ((4, 3, 8), 2, 16, 2),
+        pytest.param((6, 10), 3, 8, 2, marks=pytest.mark.slow),  # of which 4 is no divisor
+        pytest.param((6, 8), 3, 17, 1, marks=pytest.mark.slow),  # 34 would be more than needed
+        pytest.param((6, 8), 5, 20, 2, marks=pytest.mark.slow),  # unless the kernel is wide
+        pytest.param((4, 3, 8), 2, 16, 2, marks=pytest.mark.slow),
     ],
 )
 def test_narrow_results_are_computed_several_places_at_once(map_, wide, channels, at_once):

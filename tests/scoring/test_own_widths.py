@@ -32,7 +32,7 @@ CASES = {
     "vgg11": ("vgg11", (32, 32, 3), 4, False, True),
     "resnet20": ("resnet20", (8, 8, 3), 6, False, True),
 }
-QUICK = ("lenet300-inputs", "vgg11")
+QUICK = ("lenet300-inputs", "cnn-inputs")
 
 
 def posed(name, image_shape, examples, prune_inputs, batch_statistics):
@@ -101,6 +101,7 @@ def residual(params, x):
     return both.mean((1, 2)) @ params["three"]
 
 
+@pytest.mark.slow
 def test_a_residual_sum():
     shapes = {"one": (3, 3, 2, 24), "two": (3, 3, 24, 24), "three": (24, 5)}
     keys = jax.random.split(jax.random.key(3), 3)

@@ -70,6 +70,7 @@ def test_excerpts_have_so_many_steps(digits):
         assert rows <= {image.tobytes() for image in split.images}
 
 
+@pytest.mark.slow
 def test_a_candidate_is_scored_as_if_it_were_fine_tuned_alone(digits, trainer, batches):
     _, network, preprocess, variables, structure = digits
     masks = some_masks(structure, 3)
@@ -91,6 +92,7 @@ def test_a_candidate_is_scored_as_if_it_were_fine_tuned_alone(digits, trainer, b
     assert (train.loss < untrained.loss).all()
 
 
+@pytest.mark.slow
 def test_smaller_networks_are_scored_as_masked_ones(monkeypatch, trainer, digits):
     masks = some_masks(digits[-1], 3)
     assert not trainer_module.compiling_pays(digits[-1], masks, 4 * 16)

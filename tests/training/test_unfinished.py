@@ -93,7 +93,11 @@ def assert_same(left, right):
 FULL = replace(RECIPE, average=0.9, distill=0.5)
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, FULL], ids=["plain", "averaged and taught"])
+@pytest.mark.parametrize(
+    "recipe",
+    [RECIPE, pytest.param(FULL, marks=pytest.mark.slow)],
+    ids=["plain", "averaged and taught"],
+)
 def test_training_goes_on_from_any_step(fit, recipe, tmp_path):
     expected = fit(recipe)
     # After each step, and once more after the last one of an epoch.

@@ -13,13 +13,23 @@ from marks import slow_if_in
 from zoo import NAMES
 from zoo.removal import in_best_precision, traced, training_step
 
-SLOW_TO_RUN = ("unet_resize", "mobilenet_v2", "efficientnet", "equinox_batchnorm", "haiku_resnet")
+SLOW_TO_RUN = (
+    "mobilenet_v3",
+    "convnext",
+    "shufflenet_v2",
+    "unet_resize",
+    "mobilenet_v2",
+    "efficientnet",
+    "equinox_batchnorm",
+    "haiku_resnet",
+)
 """Each has a relative that is quicker."""
 
 SLOW_TO_TRAIN = set(
-    """vgg resnet_bottleneck densenet convnext mobilenet_v2 mobilenet_v3 efficientnet shufflenet_v2
-    unet unet_resize vit temporal_cnn haiku_resnet resnext resnet_groupnorm remat_resnet llama
-    nnx_transformer equinox_cnn equinox_transformer equinox_batchnorm autoencoder mixer""".split()  # noqa: SIM905 - names read better as words
+    """vgg resnet resnet_bottleneck densenet convnext mobilenet_v2 mobilenet_v3 efficientnet
+    shufflenet_v2 unet unet_resize vit temporal_cnn haiku_resnet resnext resnet_groupnorm
+    remat_resnet llama nnx_transformer equinox_cnn equinox_transformer equinox_batchnorm
+    autoencoder mixer""".split()  # noqa: SIM905 - names read better as words
 )
 
 

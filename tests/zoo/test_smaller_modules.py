@@ -156,6 +156,7 @@ def test_resnet_bottleneck():
     check("resnet_bottleneck", build)
 
 
+@pytest.mark.slow
 def test_groupnorm():
     """Four normalisation groups lose one of their channels each, or one of them goes."""
     _, structure = traced("resnet_groupnorm")
@@ -266,6 +267,7 @@ def test_mobilenet_v2():
     check("mobilenet_v2", build)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "unet_resize"])
 def test_unet(name):
     """What is concatenated is read as skip first, upsampled behind it."""
@@ -431,6 +433,7 @@ def test_scanned_mlp():
     check("scanned_mlp", build)
 
 
+@pytest.mark.slow
 def test_llama():
     """A plain function takes its sizes from its parameters: the same function is the smaller one.
 

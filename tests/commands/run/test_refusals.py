@@ -246,10 +246,14 @@ def test_what_is_on_the_disk_is_refused_in_one_line(
     "words",
     [
         ["jaxprune.run", "--method", "random"],  # its runs/ would be here
-        ["jaxprune.run", "--method", "random", "--out", "hidden/run"],
+        pytest.param(
+            ["jaxprune.run", "--method", "random", "--out", "hidden/run"], marks=pytest.mark.slow
+        ),
         ["jaxprune.run", "--resume", "--out", "hidden"],
         ["jaxprune.run", "--config", "hidden/config.json"],
-        ["jaxprune.run", "--dataset", "mnist", "--data-dir", "hidden"],
+        pytest.param(
+            ["jaxprune.run", "--dataset", "mnist", "--data-dir", "hidden"], marks=pytest.mark.slow
+        ),
         ["jaxprune", "data", "prepare", "mnist", "--data-dir", "hidden/data"],
         ["jaxprune", "data", "prepare", "mnist", "--data-dir", "data"],
         ["jaxprune", "report", "hidden"],

@@ -37,6 +37,7 @@ def params(widths):
     return 64 * first + first + first * second + second + second * 10 + 10
 
 
+@pytest.mark.slow
 def test_each_round_leaves_its_part(finished):
     result = read(finished / "result.json")
     dense = params((300, 100))
@@ -52,6 +53,7 @@ def test_each_round_leaves_its_part(finished):
     assert result["feasible"]
 
 
+@pytest.mark.slow
 def test_the_candidates_of_the_last_round_are_counted_against_the_dense_network(finished):
     archive = checkpoint.load(finished / "state" / "answer")["archive"]
     assert archive["masks"].shape == (8, 400)
@@ -60,6 +62,7 @@ def test_the_candidates_of_the_last_round_are_counted_against_the_dense_network(
     np.testing.assert_allclose(archive["cost"], shares, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_and_the_report_are_those_of_a_run(finished):
     network = jaxprune.load(finished)
     assert network(network.params, np.zeros((3, 64), np.float32)).shape == (3, 10)

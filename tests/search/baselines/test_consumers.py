@@ -47,6 +47,7 @@ def test_weights_that_read_no_channel_get_the_default():
     np.testing.assert_array_equal(spread["second"], [[4], [5]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

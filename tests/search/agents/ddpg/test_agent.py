@@ -27,7 +27,11 @@ SIZES = (3, 5, 4)
 QUICK = {"iterations": 3, "episodes": 4, "warmup": 4, "batch": 8, "validated": 2, "hidden": (8, 8)}
 ACNN, AMC, CACP = acnn.Config(**QUICK), amc.Config(**QUICK), cacp.Config(**QUICK)
 FREE = dataclasses.replace(ACNN, beta=0.5, unbounded=True, replay=None)
-ALL = pytest.mark.parametrize("config", [ACNN, AMC, CACP], ids=["acnn", "amc", "cacp"])
+ALL = pytest.mark.parametrize(
+    "config",
+    [ACNN, *(pytest.param(config, marks=pytest.mark.slow) for config in (AMC, CACP))],
+    ids=["acnn", "amc", "cacp"],
+)
 
 
 def weighted(mask: jax.Array) -> jax.Array:
@@ -64,6 +68,7 @@ def played(config, problem, limits, key=KEY):
 # ---------------------------------------------------------------------------------------- episodes
 
 
+@pytest.mark.slow
 def test_the_least_important_channels_go_layer_by_layer(problem):
     rank, episodes = played(FREE, problem, [0.5] * 6)
     assert episodes.observations.shape == (6, 4, 4)
@@ -198,6 +203,7 @@ def test_amc_can_trade_size_for_accuracy(problem):
         np.testing.assert_allclose(state.replay.transitions.rewards[3 * number], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_cacp_plays_for_several_targets(problem):
     config = dataclasses.replace(CACP, episodes=16, warmup=100)
     state, metrics = agent.update(config, problem, agent.init(config, problem, KEY))

@@ -120,6 +120,7 @@ def test_the_baseline_comes_off_the_rewards_that_the_critic_learns():
     np.testing.assert_allclose(found.critic, (0.1**2 + 4.6**2) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_is_adams_step_and_then_the_soft_threshold():
     """ACNN, eqs. 8 to 11, with Adam's step for the gradient's."""
     config = dataclasses.replace(

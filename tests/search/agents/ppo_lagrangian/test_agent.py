@@ -18,6 +18,7 @@ from jaxprune.search.agents.ppo_lagrangian import agent, episodes, learning
 from jaxprune.search.baselines import uniform_l1
 from jaxprune.search.envs import layerwise
 from jaxprune.search.problem import Problem, Trainer
+from marks import slow_if_in
 
 KEY = jax.random.PRNGKey(0)
 SMALL = ppo_lagrangian.Config(
@@ -49,7 +50,7 @@ def same(left, right) -> None:
 # ---------------------------------------------------------------------------------------- episodes
 
 
-@pytest.mark.parametrize("strategy", ["coarse", "fine"])
+@pytest.mark.parametrize("strategy", slow_if_in(["fine"], ["coarse", "fine"]))
 def test_episodes_are_what_the_environment_makes_of_the_actions(problem, strategy):
     config = dataclasses.replace(SMALL, strategy=strategy)
     rules, rank, episodes = play(config, problem, most=0.7)
@@ -82,6 +83,7 @@ def test_the_last_network_is_the_mean_policys(problem):
 # ------------------------------------------------------------------------------------------ rounds
 
 
+@pytest.mark.slow
 def test_a_round_pays_accuracy_and_cost_once_an_episode(problem):
     state = agent.init(SMALL, problem, KEY)
     state, metrics = agent.update(SMALL, problem, state)

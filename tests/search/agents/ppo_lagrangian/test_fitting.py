@@ -138,6 +138,7 @@ def test_a_policy_that_has_moved_too_far_stops_all_updates() -> None:
         np.testing.assert_allclose(stopped, single, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_stop_is_at_one_and_a_half_times_the_target() -> None:
     variables, optimizers, samples = material(8)
     config = dataclasses.replace(CONFIG, epochs=2, learning_rate=0.01, target_kl=1.0)

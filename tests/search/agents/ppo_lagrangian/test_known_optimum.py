@@ -71,8 +71,8 @@ def in_the_problems_units(learner: Learner) -> np.ndarray:
 @pytest.mark.parametrize(
     ("budgets", "optimum", "multipliers"),
     [
-        ((0.8, SLACK), (0.75, 0.5, 0.25), (0.0, 0.0)),
-        ((0.4, SLACK), (0.65, 0.4, 0.15), (1.2, 0.0)),
+        pytest.param((0.8, SLACK), (0.75, 0.5, 0.25), (0.0, 0.0), marks=pytest.mark.slow),
+        pytest.param((0.4, SLACK), (0.65, 0.4, 0.15), (1.2, 0.0), marks=pytest.mark.slow),
         ((0.4, 0.5), (0.5, 0.475, 0.225), (0.3, 0.9)),
     ],
     ids=["none binds", "one binds", "both bind"],
