@@ -45,6 +45,7 @@ def run(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_those_of_the_lowest_loss_after_a_few_steps_go_on(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     semifinal = [line for line in lines if line["phase"] == "semifinal"]
