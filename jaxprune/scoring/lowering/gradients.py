@@ -151,18 +151,17 @@ def _tangent_of_input(windows: Windows, x: Array, kernel: Array) -> Array:
     """The convolution as a function of its input, whose transpose is quick."""
     swapped = jnp.swapaxes(kernel, -1, -2)
     plain = functools.partial(_convolve, windows, layouts=("NSC", "SOI", "NSC"))
-    result = jax.eval_shape(plain, x, swapped)
-    groups = x.shape[-1] // kernel.shape[-2]
-    size = _block(windows, kernel.shape[-3], x.shape[-1], x.shape[-2]) if groups == 1 else 1
+    alike = x.dtype == kernel.dtype == windows.preferred_element_type
+    whole = x.shape[-1] == kernel.shape[-2]  # no groups
+    size = _block(windows, kernel.shape[-3], x.shape[-1], x.shape[-2]) if alike and whole else 1
     if size == 1:
         return plain(x, swapped)
     # Its transpose is a convolution with the kernel turned round, and narrow where the input was.
-    (before, after), wide = windows.padding[-1], kernel.shape[-3] - 1
-    around = [
-        (kernel.shape[axis] - 1 - low, kernel.shape[axis] - 1 - high)
-        for axis, (low, high) in enumerate(windows.padding[:-1])
-    ]
-    back = windows._replace(padding=(*around, (wide - before, wide - after)))
+    padding = tuple(
+        (length - 1 - low, length - 1 - high)
+        for length, (low, high) in zip(kernel.shape, windows.padding, strict=False)
+    )
+    back, result = windows._replace(padding=padding), jax.eval_shape(plain, x, swapped)
     turned = jnp.flip(swapped, range(kernel.ndim - 2))
     backwards = functools.partial(_convolve_in_blocks, back, kernel=turned)
     return jax.linear_transpose(backwards, result)(x)[0]
