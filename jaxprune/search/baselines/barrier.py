@@ -33,7 +33,7 @@ import optax
 from jax import Array
 
 from jaxprune.dependency import Structure
-from jaxprune.search.baselines import consumers, sparse_training
+from jaxprune.search.baselines import hard_concrete, sparse_training
 from jaxprune.search.baselines.hard_concrete import (
     LARGEST,
     SMALLEST,
@@ -43,7 +43,6 @@ from jaxprune.search.baselines.hard_concrete import (
 )
 from jaxprune.search.baselines.sparse_training import (
     Learner,
-    Method,
     Network,
     Plan,
     State,
@@ -149,14 +148,8 @@ def _step(plan: Plan, network: Network, learner: Learner, step: Step) -> tuple[L
     return moved._replace(gates=jnp.clip(moved.gates, SMALLEST, LARGEST)), value
 
 
-METHOD = Method(
-    step=_step,
-    in_use=lambda plan, learner: _opened(learner.gates),
-    scores=lambda plan, learner: learner.gates,
-    weights=lambda plan, learner: consumers.scale(
-        plan.structure, learner.variables, settled(learner.gates)
-    ),
-    gates=_gates,
+METHOD = hard_concrete.METHOD._replace(
+    step=_step, in_use=lambda plan, learner: _opened(learner.gates), gates=_gates
 )
 
 init = functools.partial(sparse_training.init, METHOD)
